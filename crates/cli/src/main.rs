@@ -1,0 +1,2 @@
+//! The `pluto` binary.
+fn main() {}

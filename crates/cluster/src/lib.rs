@@ -1,0 +1,1 @@
+//! Cluster files: who the operators and validators are

@@ -1,0 +1,1 @@
+//! Duties, partial signatures and their wire encodings

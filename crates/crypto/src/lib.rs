@@ -1,0 +1,1 @@
+//! secp256k1 identities and threshold BLS12-381

@@ -1,0 +1,1 @@
+//! The peer-to-peer runtime of a distributed validator node

@@ -1,0 +1,1 @@
+//! Exchange of partial signatures

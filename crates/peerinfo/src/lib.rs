@@ -1,0 +1,1 @@
+//! Who the peers of a cluster are: version, clock, nickname

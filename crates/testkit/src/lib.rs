@@ -1,0 +1,1 @@
+//! Clusters in one process and faulty links, for tests
