@@ -1,0 +1,676 @@
+//! The one shared picture of peers and connections.
+//!
+//! Design §3: connectivity and nothing else. Readers get an immutable [`View`]; waiting is a
+//! predicate on it.
+//!
+//! - **Owner:** [`Writer`], which only this crate can make, writes. `conn_logger` holds one for
+//!   connections, the identify and ping wrappers for what they learn, the dialer for its plans.
+//! - **Wake-ups:** every write replaces the `Arc<View>` in a `watch` channel, which wakes whoever
+//!   waits. The round-trip time of a path lives in an atomic beside it and wakes nobody.
+//! - **Bounds:** known peers are given at construction; at most [`MAX_STRANGERS`] others are
+//!   remembered, and only while connected. Per peer at most [`MAX_ADDRESSES`] addresses,
+//!   [`MAX_FAILURES`] failures and [`MAX_PROTOCOLS`] protocol ids.
+//! - **Disconnect:** a path leaves the view in the same call that tells the swarm's behaviours.
+//! - **Cancellation:** every wait may be dropped at any await; nothing is lost.
+//! - **End:** when the node goes away the view says so and every wait ends with [`NodeGone`].
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use libp2p::{Multiaddr, PeerId, StreamProtocol, core::Endpoint, swarm::ConnectionId};
+use tokio::sync::watch;
+
+use crate::addr::Transport;
+
+/// Peers outside the cluster that are remembered while connected; chosen freely, a node has a
+/// few relays. Connections beyond it work, they are only not shown.
+pub const MAX_STRANGERS: usize = 256;
+/// Addresses kept per peer that identify reported; an honest node has a handful.
+pub const MAX_ADDRESSES: usize = 16;
+/// Failures kept per peer, one per address, newest last.
+pub const MAX_FAILURES: usize = 8;
+/// Protocol ids kept per peer; Charon lists about twenty.
+pub const MAX_PROTOCOLS: usize = 128;
+
+/// The node that feeds a context is gone; nothing will change any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the node has shut down")]
+pub struct NodeGone;
+
+/// The context was bound to another local peer id before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this context belongs to peer {bound}, not to {node}: give each node a context of its own")]
+pub struct LocalPeerIdMismatch {
+    /// The id that the context was bound to.
+    pub bound: PeerId,
+    /// The id of the node that tried to take it.
+    pub node: PeerId,
+}
+
+/// The one shared picture of peers and connections. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct P2PContext {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    local: OnceLock<PeerId>,
+    view: watch::Sender<Arc<View>>,
+    /// Bumped by whoever wants a peer; the dialer watches it.
+    wanted: watch::Sender<Arc<BTreeMap<PeerId, u64>>>,
+}
+
+/// One immutable state of the context.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// The cluster's peers in cluster order, without or with the local one, as given.
+    pub order: Arc<[PeerId]>,
+    peers: BTreeMap<PeerId, Arc<PeerView>>,
+    strangers: usize,
+    gone: bool,
+}
+
+/// What is known of one peer.
+#[derive(Debug, Clone)]
+pub struct PeerView {
+    /// The peer.
+    pub id: PeerId,
+    /// Whether it is one of the cluster.
+    pub known: bool,
+    /// Its open connections, oldest first.
+    pub paths: Vec<Arc<Path>>,
+    /// Addresses learned from identify, filtered and capped.
+    pub addresses: Vec<Multiaddr>,
+    /// What identify said, newest.
+    pub identified: Option<Arc<Identified>>,
+    /// The last failure per address, newest last.
+    pub failures: Vec<Failure>,
+    /// What the dialer is doing about it.
+    pub dialing: DialState,
+}
+
+/// What identify reported of a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identified {
+    /// Its agent version.
+    pub agent: String,
+    /// The protocol ids it serves.
+    pub protocols: Vec<StreamProtocol>,
+}
+
+/// One open connection.
+pub struct Path {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Which side opened it: [`Endpoint::Dialer`] is us.
+    pub direction: Endpoint,
+    /// The relay it goes through, if any.
+    pub relay: Option<PeerId>,
+    /// The transport, for a circuit that of the leg to the relay.
+    pub transport: Transport,
+    /// The remote address.
+    pub address: Multiaddr,
+    /// When it was established.
+    pub since: Instant,
+    /// Whether no new stream should be opened on it.
+    pub draining: bool,
+    /// Nanoseconds, 0 before the first ping came back; shared by all copies of the path.
+    rtt: Arc<AtomicU64>,
+}
+
+impl Path {
+    /// A path whose round-trip time is not known yet.
+    pub fn new(
+        connection: ConnectionId,
+        direction: Endpoint,
+        relay: Option<PeerId>,
+        transport: Transport,
+        address: Multiaddr,
+    ) -> Self {
+        Self {
+            connection,
+            direction,
+            relay,
+            transport,
+            address,
+            since: Instant::now(),
+            draining: false,
+            rtt: Arc::default(),
+        }
+    }
+
+    /// The last round-trip time; `None` until a ping came back, that is until it is proven.
+    pub fn rtt(&self) -> Option<Duration> {
+        match self.rtt.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// Whether it goes through a relay.
+    pub fn is_relayed(&self) -> bool {
+        self.relay.is_some()
+    }
+
+    pub(crate) fn set_rtt(&self, rtt: Duration) {
+        let nanos = u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.rtt.store(nanos, Ordering::Relaxed);
+    }
+
+    fn drained(&self, draining: bool) -> Self {
+        Self {
+            connection: self.connection,
+            direction: self.direction,
+            relay: self.relay,
+            transport: self.transport,
+            address: self.address.clone(),
+            since: self.since,
+            draining,
+            rtt: self.rtt.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Path")
+            .field("connection", &self.connection)
+            .field("direction", &self.direction)
+            .field("relay", &self.relay)
+            .field("transport", &self.transport)
+            .field("address", &self.address)
+            .field("draining", &self.draining)
+            .field("rtt", &self.rtt())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the dialer is doing about a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum DialState {
+    /// Nothing: connected, or nobody asked.
+    #[default]
+    Idle,
+    /// No address is known.
+    NoAddress,
+    /// A dial is under way.
+    Dialing {
+        /// How many addresses it tries.
+        addresses: usize,
+    },
+    /// The next attempt is at `until`.
+    Waiting {
+        /// When the next dial starts.
+        until: Instant,
+        /// How many attempts failed since the last success.
+        attempts: u32,
+    },
+}
+
+/// Why an attempt to connect failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The address that was tried; `None` where the swarm does not say.
+    pub address: Option<Multiaddr>,
+    /// When.
+    pub at: Instant,
+    /// The cause.
+    pub cause: FailureCause,
+}
+
+/// The causes that a person can tell apart.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FailureCause {
+    /// Nobody listens there.
+    #[error("connection refused (is the node running, and is this its port?)")]
+    Refused,
+    /// No answer in time.
+    #[error("no answer in time (is a firewall in between?)")]
+    TimedOut,
+    /// No route to that address.
+    #[error("unreachable (is the address right?)")]
+    Unreachable,
+    /// Somebody else answered.
+    #[error("peer {found} answered there (is the address stale?)")]
+    WrongPeer {
+        /// Who answered.
+        found: PeerId,
+    },
+    /// The connection broke while it was being set up, mostly because the other side's gate
+    /// closed it.
+    #[error("closed during the handshake (is this node in the peer's cluster file?)")]
+    Handshake,
+    /// Our own gate or limits refused.
+    #[error("refused by this node's own limits")]
+    Denied,
+    /// The address has no transport here.
+    #[error("no transport for this address")]
+    Unsupported,
+    /// Anything else that the operating system said.
+    #[error("{kind}")]
+    Io {
+        /// Its kind.
+        kind: std::io::ErrorKind,
+    },
+    /// The connection was closed after it had been established.
+    #[error("the connection was lost")]
+    Lost,
+    /// The path stopped answering pings.
+    #[error("the path stopped answering")]
+    Silent,
+}
+
+/// Why there is no connection to a peer, in words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WhyNotConnected {
+    /// It is not one of the cluster.
+    #[error("peer {peer} is not part of this cluster")]
+    Unknown {
+        /// The peer asked for.
+        peer: PeerId,
+    },
+    /// It is this node.
+    #[error("peer {peer} is this node")]
+    Itself {
+        /// The peer asked for.
+        peer: PeerId,
+    },
+    /// No address is known, and it has not connected to us.
+    #[error("peer {peer} has no known address and has not connected to us")]
+    NoAddress {
+        /// The peer asked for.
+        peer: PeerId,
+    },
+    /// A dial is under way.
+    #[error("peer {peer} is being dialled{}", said(last))]
+    Dialing {
+        /// The peer asked for.
+        peer: PeerId,
+        /// What went wrong before.
+        last: Option<Failure>,
+    },
+    /// The last attempt failed; the next follows.
+    #[error("peer {peer} was not reached in {attempts} attempts{}", said(last))]
+    Waiting {
+        /// The peer asked for.
+        peer: PeerId,
+        /// Failed attempts since the last success.
+        attempts: u32,
+        /// When the next dial starts.
+        until: Instant,
+        /// What went wrong last.
+        last: Option<Failure>,
+    },
+    /// Nothing has been tried yet.
+    #[error("peer {peer} is not connected and nothing has been tried yet{}", said(last))]
+    Untried {
+        /// The peer asked for.
+        peer: PeerId,
+        /// What went wrong before.
+        last: Option<Failure>,
+    },
+    /// This node has shut down.
+    #[error("this node has shut down")]
+    NodeGone,
+}
+
+fn said(last: &Option<Failure>) -> String {
+    match last {
+        None => String::new(),
+        Some(Failure { address: Some(address), cause, .. }) => format!("; last at {address}: {cause}"),
+        Some(Failure { cause, .. }) => format!("; last: {cause}"),
+    }
+}
+
+impl PeerView {
+    fn new(id: PeerId, known: bool) -> Self {
+        Self {
+            id,
+            known,
+            paths: Vec::new(),
+            addresses: Vec::new(),
+            identified: None,
+            failures: Vec::new(),
+            dialing: DialState::Idle,
+        }
+    }
+
+    /// Whether any connection is open, relayed ones included.
+    pub fn is_connected(&self) -> bool {
+        !self.paths.is_empty()
+    }
+
+    /// The path that new streams should use; see [`crate::exchange::choose`].
+    pub fn best(&self) -> Option<&Arc<Path>> {
+        let chosen = crate::exchange::choose(&self.paths, None)?;
+        self.paths.iter().find(|path| path.connection == chosen)
+    }
+
+    /// Whether it calls itself a Charon.
+    pub fn is_charon(&self) -> bool {
+        self.identified
+            .as_ref()
+            .is_some_and(|who| who.agent.contains("charon"))
+    }
+}
+
+impl View {
+    /// What is known of a peer.
+    pub fn peer(&self, id: &PeerId) -> Option<&Arc<PeerView>> {
+        self.peers.get(id)
+    }
+
+    /// The cluster's peers in cluster order.
+    pub fn known(&self) -> impl Iterator<Item = &Arc<PeerView>> {
+        self.order.iter().filter_map(|id| self.peers.get(id))
+    }
+
+    /// Every remembered peer, known or not.
+    pub fn peers(&self) -> impl Iterator<Item = &Arc<PeerView>> {
+        self.peers.values()
+    }
+
+    /// Whether a connection to the peer is open.
+    pub fn is_connected(&self, id: &PeerId) -> bool {
+        self.peer(id).is_some_and(|peer| peer.is_connected())
+    }
+
+    /// How many of the cluster's peers are connected.
+    pub fn connected_known(&self) -> usize {
+        self.known().filter(|peer| peer.is_connected()).count()
+    }
+
+    /// Whether the node is gone.
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+}
+
+impl Default for P2PContext {
+    /// For a stand-alone node that knows no peers.
+    fn default() -> Self {
+        Self::new([])
+    }
+}
+
+impl fmt::Debug for P2PContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("P2PContext")
+            .field("local", &self.local_peer_id())
+            .field("view", &self.view())
+            .finish()
+    }
+}
+
+impl P2PContext {
+    /// A context that knows the cluster's peers, in cluster order. The local peer may be among
+    /// them.
+    pub fn new(known: impl IntoIterator<Item = PeerId>) -> Self {
+        let order: Arc<[PeerId]> = known.into_iter().collect();
+        let peers = order
+            .iter()
+            .map(|id| (*id, Arc::new(PeerView::new(*id, true))))
+            .collect();
+        let view = View {
+            order,
+            peers,
+            ..View::default()
+        };
+        Self {
+            shared: Arc::new(Shared {
+                local: OnceLock::new(),
+                view: watch::Sender::new(Arc::new(view)),
+                wanted: watch::Sender::new(Arc::default()),
+            }),
+        }
+    }
+
+    /// The local peer id, once a node has taken the context.
+    pub fn local_peer_id(&self) -> Option<PeerId> {
+        self.shared.local.get().copied()
+    }
+
+    /// Binds the local peer id; a second node with another id is refused.
+    pub fn bind(&self, local: PeerId) -> Result<(), LocalPeerIdMismatch> {
+        let bound = *self.shared.local.get_or_init(|| local);
+        if bound == local {
+            Ok(())
+        } else {
+            Err(LocalPeerIdMismatch { bound, node: local })
+        }
+    }
+
+    /// The present state.
+    pub fn view(&self) -> Arc<View> {
+        self.shared.view.borrow().clone()
+    }
+
+    /// Whether the peer is one of the cluster.
+    pub fn is_known(&self, id: &PeerId) -> bool {
+        self.view().peer(id).is_some_and(|peer| peer.known)
+    }
+
+    /// Waits until the predicate gives something, now or after a change.
+    pub async fn wait_for<T>(
+        &self,
+        mut predicate: impl FnMut(&View) -> Option<T>,
+    ) -> Result<T, NodeGone> {
+        let mut changes = self.shared.view.subscribe();
+        loop {
+            let view = changes.borrow_and_update().clone();
+            if let Some(found) = predicate(&view) {
+                return Ok(found);
+            }
+            if view.gone || changes.changed().await.is_err() {
+                return Err(NodeGone);
+            }
+        }
+    }
+
+    /// Waits until a connection to the peer is open.
+    pub async fn connected(&self, peer: PeerId) -> Result<Arc<PeerView>, NodeGone> {
+        self.want(peer);
+        self.wait_for(|view| view.peer(&peer).filter(|peer| peer.is_connected()).cloned())
+            .await
+    }
+
+    /// Waits until at least `count` other cluster peers are connected.
+    pub async fn quorum(&self, count: usize) -> Result<(), NodeGone> {
+        self.wait_for(|view| (view.connected_known() >= count).then_some(()))
+            .await
+    }
+
+    /// A stream of states: the present one, then one after each change.
+    pub fn changes(&self) -> watch::Receiver<Arc<View>> {
+        self.shared.view.subscribe()
+    }
+
+    /// Says that a connection to the peer is wanted now: clears the dialer's wait, not its bound.
+    pub fn want(&self, peer: PeerId) {
+        if !self.is_known(&peer) {
+            return;
+        }
+        self.shared.wanted.send_modify(|wanted| {
+            *Arc::make_mut(wanted).entry(peer).or_default() += 1;
+        });
+    }
+
+    /// Why there is no connection to the peer; `None` while there is one.
+    pub fn why_not_connected(&self, peer: PeerId) -> Option<WhyNotConnected> {
+        let view = self.view();
+        if view.gone {
+            return Some(WhyNotConnected::NodeGone);
+        }
+        if self.local_peer_id() == Some(peer) {
+            return Some(WhyNotConnected::Itself { peer });
+        }
+        let Some(state) = view.peer(&peer) else {
+            return Some(WhyNotConnected::Unknown { peer });
+        };
+        if state.is_connected() {
+            return None;
+        }
+        let last = state.failures.last().cloned();
+        Some(match state.dialing {
+            _ if !state.known => WhyNotConnected::Unknown { peer },
+            DialState::NoAddress if last.is_none() => WhyNotConnected::NoAddress { peer },
+            DialState::Idle | DialState::NoAddress => WhyNotConnected::Untried { peer, last },
+            DialState::Dialing { .. } => WhyNotConnected::Dialing { peer, last },
+            DialState::Waiting { until, attempts } => WhyNotConnected::Waiting {
+                peer,
+                attempts,
+                until,
+                last,
+            },
+        })
+    }
+
+    pub(crate) fn wanted(&self) -> watch::Receiver<Arc<BTreeMap<PeerId, u64>>> {
+        self.shared.wanted.subscribe()
+    }
+
+    pub(crate) fn writer(&self) -> Writer {
+        Writer {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+/// The only way to change a context. Not public, so that nobody else writes.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+}
+
+impl Writer {
+    fn modify(&self, peer: PeerId, change: impl FnOnce(&mut PeerView) -> bool) {
+        self.shared.view.send_if_modified(|view| {
+            let known = match view.peers.get(&peer) {
+                Some(state) => state.known,
+                None if view.strangers >= MAX_STRANGERS => return false,
+                None => false,
+            };
+            let mut state = match view.peers.get(&peer) {
+                Some(state) => (**state).clone(),
+                None => PeerView::new(peer, false),
+            };
+            if !change(&mut state) {
+                return false;
+            }
+            let view = Arc::make_mut(view);
+            if known || state.is_connected() {
+                if view.peers.insert(peer, Arc::new(state)).is_none() {
+                    view.strangers += 1;
+                }
+            } else if view.peers.remove(&peer).is_some() {
+                view.strangers -= 1;
+            }
+            true
+        });
+    }
+
+    pub(crate) fn connected(&self, peer: PeerId, path: Path) {
+        self.modify(peer, |state| {
+            state.paths.push(Arc::new(path));
+            state.dialing = DialState::Idle;
+            true
+        });
+    }
+
+    pub(crate) fn disconnected(&self, peer: PeerId, connection: ConnectionId, cause: Option<FailureCause>) {
+        self.modify(peer, |state| {
+            let before = state.paths.len();
+            let mut address = None;
+            state.paths.retain(|path| {
+                let keep = path.connection != connection;
+                if !keep {
+                    address = Some(path.address.clone());
+                }
+                keep
+            });
+            if let (Some(cause), true) = (cause, state.paths.is_empty()) {
+                remember(&mut state.failures, Failure { address, at: Instant::now(), cause });
+            }
+            state.paths.len() != before
+        });
+    }
+
+    pub(crate) fn draining(&self, peer: PeerId, connection: ConnectionId, draining: bool) {
+        self.modify(peer, |state| {
+            let mut changed = false;
+            for path in &mut state.paths {
+                if path.connection == connection && path.draining != draining {
+                    *path = Arc::new(path.drained(draining));
+                    changed = true;
+                }
+            }
+            changed
+        });
+    }
+
+    pub(crate) fn failed(&self, peer: PeerId, failure: Failure) {
+        self.modify(peer, |state| {
+            if !state.known {
+                return false;
+            }
+            remember(&mut state.failures, failure);
+            true
+        });
+    }
+
+    pub(crate) fn identified(&self, peer: PeerId, addresses: Vec<Multiaddr>, who: Identified) {
+        self.modify(peer, |state| {
+            if !state.is_connected() {
+                return false;
+            }
+            if state.known {
+                state.addresses = addresses;
+                state.addresses.truncate(MAX_ADDRESSES);
+            }
+            let mut who = who;
+            who.protocols.truncate(MAX_PROTOCOLS);
+            state.identified = Some(Arc::new(who));
+            true
+        });
+    }
+
+    pub(crate) fn dialing(&self, peer: PeerId, dialing: DialState) {
+        self.modify(peer, |state| {
+            let changed = state.known && state.dialing != dialing;
+            if changed {
+                state.dialing = dialing;
+            }
+            changed
+        });
+    }
+
+    pub(crate) fn gone(&self) {
+        self.shared.view.send_modify(|view| {
+            let view = Arc::make_mut(view);
+            view.gone = true;
+            view.peers.retain(|_, state| state.known);
+            view.strangers = 0;
+            for state in view.peers.values_mut() {
+                let state = Arc::make_mut(state);
+                state.paths.clear();
+                state.dialing = DialState::Idle;
+            }
+        });
+    }
+}
+
+fn remember(failures: &mut Vec<Failure>, failure: Failure) {
+    failures.retain(|old| old.address != failure.address);
+    if failures.len() >= MAX_FAILURES {
+        failures.remove(0);
+    }
+    failures.push(failure);
+}
