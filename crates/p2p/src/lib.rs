@@ -1,3 +1,27 @@
-//! The peer-to-peer runtime of a distributed validator node
+//! The peer-to-peer runtime of a distributed validator node.
+//!
+//! - [`p2p`]: [`Node`], the owner of the swarm. Start here.
+//! - [`p2p_context`]: [`P2PContext`], who is connected and why not.
+//! - [`behaviours`]: what every node is composed of, around your own behaviour.
+//! - [`exchange`]: the one way to exchange messages; [`proto`]: its frames.
+//! - [`dialer`], [`gater`], [`conn_logger`]: who is dialled, who may come in, what stays open.
+//! - [`addr`]: addresses.
 
+pub mod addr;
 pub mod behaviours;
+pub mod conn_logger;
+pub mod dialer;
+pub mod exchange;
+pub mod gater;
+pub mod p2p;
+pub mod p2p_context;
+pub mod proto;
+pub mod quic_upgrade;
+
+pub use self::{
+    addr::filter_private_addrs,
+    behaviours::{optional::OptionalBehaviour, pluto::PlutoBehaviour},
+    p2p::{Control, MAX_MUXER_STREAMS, Node, NodeBuilder, NodeConfig, NodeError},
+    p2p_context::P2PContext,
+    quic_upgrade::QuicUpgrade,
+};

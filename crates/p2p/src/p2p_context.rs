@@ -534,6 +534,7 @@ impl P2PContext {
         })
     }
 
+    /// The peers that were asked for, with how often.
     pub(crate) fn wanted(&self) -> watch::Receiver<Arc<BTreeMap<PeerId, u64>>> {
         self.shared.wanted.subscribe()
     }
@@ -600,6 +601,21 @@ impl Writer {
                 remember(&mut state.failures, Failure { address, at: Instant::now(), cause });
             }
             state.paths.len() != before
+        });
+    }
+
+    /// A ping came back. Only the first on a path is a change that wakes anybody.
+    pub(crate) fn pinged(&self, peer: PeerId, connection: ConnectionId, rtt: Duration) {
+        self.modify(peer, |state| {
+            let path = state
+                .paths
+                .iter()
+                .find(|path| path.connection == connection);
+            let first = path.is_some_and(|path| path.rtt().is_none());
+            if let Some(path) = path {
+                path.set_rtt(rtt);
+            }
+            first
         });
     }
 
@@ -673,4 +689,34 @@ fn remember(failures: &mut Vec<Failure>, failure: Failure) {
         failures.remove(0);
     }
     failures.push(failure);
+}
+
+/// Changes of a context for code that is polled.
+pub(crate) struct Changes<T>(futures::future::BoxFuture<'static, Option<watch::Receiver<T>>>);
+
+impl<T: Send + Sync + 'static> Changes<T> {
+    pub(crate) fn new(mut receiver: watch::Receiver<T>) -> Self {
+        Self(Box::pin(async move {
+            receiver.changed().await.is_ok().then_some(receiver)
+        }))
+    }
+
+    /// Ready after each change, once however many there were.
+    pub(crate) fn poll_changed(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<()> {
+        match self.0.as_mut().poll(cx) {
+            std::task::Poll::Ready(Some(receiver)) => {
+                *self = Self::new(receiver);
+                std::task::Poll::Ready(())
+            }
+            // The sender lives as long as the context.
+            std::task::Poll::Ready(None) => {
+                self.0 = Box::pin(std::future::pending());
+                std::task::Poll::Pending
+            }
+            std::task::Poll::Pending => std::task::Poll::Pending,
+        }
+    }
 }

@@ -1,0 +1,346 @@
+//! When to dial whom. A pure core: events and a time go in, dials come out.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use libp2p::{Multiaddr, PeerId};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+/// First wait after a failure.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(250);
+/// Longest wait after a failure. A cluster has few peers, so that trying often is cheap, and a peer
+/// that comes back is found within five seconds with the jitter.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(4);
+/// How long the peer with the larger id leaves the first dial to the other, so that one connection
+/// comes of it and not two. Longer than a handshake, shorter than anybody waits.
+pub const GRACE: Duration = Duration::from_millis(200);
+/// Dials to one peer are at least this far apart, however often it is wanted.
+pub const MIN_SPACING: Duration = Duration::from_millis(100);
+/// Dials under way at once.
+pub const MAX_DIALING: usize = 32;
+
+const _: () = assert!(BACKOFF_MAX.as_millis() * 6 / 5 < 5000);
+
+/// A dial to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dial {
+    /// Whom.
+    pub peer: PeerId,
+    /// Where, all at once; the transport staggers them.
+    pub addresses: Vec<Multiaddr>,
+}
+
+/// What the plan for one peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plan {
+    /// Connected.
+    Connected,
+    /// There is nowhere to dial.
+    NoAddress,
+    /// A dial is under way.
+    Dialing,
+    /// The next dial.
+    At {
+        /// When.
+        at: Instant,
+        /// Failures since the last success.
+        attempts: u32,
+    },
+}
+
+/// Plans dials to the peers of a cluster, for ever.
+#[derive(Debug)]
+pub struct Planner {
+    local: PeerId,
+    jitter: SmallRng,
+    targets: BTreeMap<PeerId, Target>,
+}
+
+#[derive(Debug)]
+struct Target {
+    addresses: Vec<Multiaddr>,
+    connections: usize,
+    dialing: bool,
+    attempts: u32,
+    last: Option<Instant>,
+    next: Instant,
+}
+
+impl Planner {
+    /// A plan for `peers`, begun at `now`. The seed is for the jitter.
+    pub fn new(
+        local: PeerId,
+        peers: impl IntoIterator<Item = PeerId>,
+        now: Instant,
+        seed: u64,
+    ) -> Self {
+        let targets = peers
+            .into_iter()
+            .filter(|peer| *peer != local)
+            .map(|peer| {
+                let target = Target {
+                    addresses: Vec::new(),
+                    connections: 0,
+                    dialing: false,
+                    attempts: 0,
+                    last: None,
+                    next: now,
+                };
+                (peer, target)
+            })
+            .collect();
+        Self {
+            local,
+            jitter: SmallRng::seed_from_u64(seed),
+            targets,
+        }
+    }
+
+    /// The peer is to be found there. New addresses clear the wait.
+    pub fn handle_addresses(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, now: Instant) {
+        let grace = self.grace(peer);
+        let Some(target) = self.targets.get_mut(&peer) else {
+            return;
+        };
+        let news = addresses
+            .iter()
+            .any(|address| !target.addresses.contains(address));
+        target.addresses = addresses;
+        if news && target.connections == 0 {
+            target.attempts = 0;
+            target.next = now + grace;
+        }
+    }
+
+    /// A connection is open, whoever made it.
+    pub fn handle_connected(&mut self, peer: PeerId) {
+        if let Some(target) = self.targets.get_mut(&peer) {
+            target.connections += 1;
+            target.attempts = 0;
+        }
+    }
+
+    /// A connection is closed. The last one is followed by a dial.
+    pub fn handle_disconnected(&mut self, peer: PeerId, now: Instant) {
+        let grace = self.grace(peer);
+        if let Some(target) = self.targets.get_mut(&peer) {
+            target.connections = target.connections.saturating_sub(1);
+            if target.connections == 0 {
+                target.next = now + grace;
+            }
+        }
+    }
+
+    /// The dial that was planned succeeded.
+    pub fn handle_dialed(&mut self, peer: PeerId) {
+        if let Some(target) = self.targets.get_mut(&peer) {
+            target.dialing = false;
+            target.attempts = 0;
+        }
+    }
+
+    /// The dial that was planned failed.
+    pub fn handle_failed(&mut self, peer: PeerId, now: Instant) {
+        let spread: u32 = self.jitter.random_range(80..=120);
+        if let Some(target) = self.targets.get_mut(&peer) {
+            target.dialing = false;
+            let backoff = BACKOFF_MIN * 2u32.pow(target.attempts.min(8));
+            target.attempts = target.attempts.saturating_add(1);
+            target.next = now + backoff.min(BACKOFF_MAX) * spread / 100;
+        }
+    }
+
+    /// Somebody waits for the peer: the wait ends, the spacing stays.
+    pub fn handle_wanted(&mut self, peer: PeerId, now: Instant) {
+        if let Some(target) = self.targets.get_mut(&peer) {
+            let earliest = target.last.map_or(now, |last| last + MIN_SPACING);
+            target.next = target.next.min(earliest.max(now));
+        }
+    }
+
+    /// The next dial that is due.
+    pub fn next_action(&mut self, now: Instant) -> Option<Dial> {
+        if self.dialing() >= MAX_DIALING {
+            return None;
+        }
+        let (peer, target) = self
+            .targets
+            .iter_mut()
+            .find(|(_, target)| target.is_waiting() && target.next <= now)?;
+        target.dialing = true;
+        target.last = Some(now);
+        Some(Dial {
+            peer: *peer,
+            addresses: target.addresses.clone(),
+        })
+    }
+
+    /// When to ask again if nothing happens before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.dialing() >= MAX_DIALING {
+            return None;
+        }
+        let waiting = self.targets.values().filter(|target| target.is_waiting());
+        waiting.map(|target| target.next).min()
+    }
+
+    /// What is planned for a peer; `None` for one that is no target.
+    pub fn plan(&self, peer: &PeerId) -> Option<Plan> {
+        let target = self.targets.get(peer)?;
+        Some(if target.connections > 0 {
+            Plan::Connected
+        } else if target.dialing {
+            Plan::Dialing
+        } else if target.addresses.is_empty() {
+            Plan::NoAddress
+        } else {
+            Plan::At {
+                at: target.next,
+                attempts: target.attempts,
+            }
+        })
+    }
+
+    fn dialing(&self) -> usize {
+        self.targets.values().filter(|target| target.dialing).count()
+    }
+
+    fn grace(&self, peer: PeerId) -> Duration {
+        if self.local.to_bytes() < peer.to_bytes() {
+            Duration::ZERO
+        } else {
+            GRACE
+        }
+    }
+}
+
+impl Target {
+    fn is_waiting(&self) -> bool {
+        self.connections == 0 && !self.dialing && !self.addresses.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_smaller_id_dials_at_once_and_the_larger_after_a_grace() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+
+        let mut eager = planner(small, large, t0);
+        assert!(eager.next_action(t0).is_some());
+
+        let mut patient = planner(large, small, t0);
+        assert_eq!(patient.next_action(t0 + GRACE - NANO), None);
+        assert_eq!(patient.next_deadline(), Some(t0 + GRACE));
+        assert!(patient.next_action(t0 + GRACE).is_some());
+    }
+
+    #[test]
+    fn failures_wait_longer_and_a_success_forgets_them() {
+        let (small, large) = pair();
+        let mut now = Instant::now();
+        let mut planner = planner(small, large, now);
+
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            assert!(planner.next_action(now).is_some());
+            assert_eq!(planner.next_action(now), None, "one dial at a time");
+            planner.handle_failed(large, now);
+            let next = planner.next_deadline().unwrap();
+            waits.push(next - now);
+            now = next;
+        }
+        assert!(waits[0] >= BACKOFF_MIN * 4 / 5 && waits[0] <= BACKOFF_MIN * 6 / 5);
+        assert!(waits.iter().all(|wait| *wait <= BACKOFF_MAX * 6 / 5));
+        assert!(waits[11] >= BACKOFF_MAX * 4 / 5);
+
+        assert!(planner.next_action(now).is_some());
+        planner.handle_dialed(large);
+        planner.handle_connected(large);
+        assert_eq!(planner.plan(&large), Some(Plan::Connected));
+        assert_eq!(planner.next_deadline(), None);
+        planner.handle_disconnected(large, now);
+        assert!(planner.next_action(now).is_some(), "lost: dialled at once");
+    }
+
+    #[test]
+    fn being_wanted_ends_the_wait_but_not_the_spacing() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let mut planner = planner(small, large, t0);
+        planner.next_action(t0).unwrap();
+        planner.handle_failed(large, t0);
+
+        planner.handle_wanted(large, t0);
+
+        assert_eq!(planner.next_deadline(), Some(t0 + MIN_SPACING));
+    }
+
+    #[test]
+    fn one_of_two_connections_lost_is_no_reason_to_dial() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let mut planner = planner(small, large, t0);
+        planner.handle_connected(large);
+        planner.handle_connected(large);
+
+        planner.handle_disconnected(large, t0);
+
+        assert_eq!(planner.next_action(t0 + GRACE), None);
+    }
+
+    #[test]
+    fn a_peer_without_an_address_is_said_to_have_none() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let mut planner = Planner::new(small, [small, large], t0, 1);
+        assert_eq!(planner.plan(&large), Some(Plan::NoAddress));
+        assert_eq!(planner.plan(&small), None, "not itself");
+        assert_eq!(planner.next_action(t0), None);
+    }
+
+    proptest! {
+        /// Whatever happens, a peer that is not connected and has an address is dialled again.
+        #[test]
+        fn no_state_is_without_a_way_out(events in proptest::collection::vec(0u8..6, 0..60)) {
+            let (small, large) = pair();
+            let mut now = Instant::now();
+            let mut planner = planner(small, large, now);
+            let mut open = 0;
+            for event in events {
+                now += Duration::from_millis(70);
+                match event {
+                    0 => { planner.handle_connected(large); open += 1 }
+                    1 if open > 0 => { planner.handle_disconnected(large, now); open -= 1 }
+                    2 => planner.handle_failed(large, now),
+                    3 => planner.handle_wanted(large, now),
+                    4 => planner.handle_dialed(large),
+                    _ => drop(planner.next_action(now)),
+                }
+            }
+            for _ in 0..open { planner.handle_disconnected(large, now) }
+            planner.handle_failed(large, now);
+            prop_assert!(planner.next_action(now + BACKOFF_MAX * 2).is_some());
+        }
+    }
+
+    const NANO: Duration = Duration::from_nanos(1);
+
+    fn pair() -> (PeerId, PeerId) {
+        let (a, b) = (PeerId::random(), PeerId::random());
+        if a.to_bytes() < b.to_bytes() { (a, b) } else { (b, a) }
+    }
+
+    fn planner(local: PeerId, peer: PeerId, now: Instant) -> Planner {
+        let mut planner = Planner::new(local, [peer], now, 7);
+        planner.handle_addresses(peer, vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()], now);
+        planner
+    }
+}

@@ -1,0 +1,421 @@
+//! The streams of one connection.
+//!
+//! - **Owner:** the behaviour decides; the handler opens, writes, reads and reports.
+//! - **Bounds:** at most [`MAX_HANDED`] outbound requests (the behaviour hands no more over); the
+//!   inbound bounds of the module above.
+//! - **Disconnect:** dropping the handler drops its streams. The shared [`Job`] tells the behaviour
+//!   how far each request had come.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use libp2p::{
+    InboundUpgrade, OutboundUpgrade, PeerId, Stream, StreamProtocol,
+    core::UpgradeInfo,
+    swarm::{
+        ConnectionHandler, ConnectionHandlerEvent, ConnectionId, StreamUpgradeError,
+        SubstreamProtocol,
+        handler::{
+            ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
+            ProtocolsChange,
+        },
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    Budget, Done, Error, MAX_HANDED, MAX_READING, MAX_REFUSING, MAX_WAITING, Protocol, Rejection,
+    Request, Shape, Slot, io,
+    io::Sent,
+    job::Job,
+};
+use crate::proto;
+
+/// Negotiation of one stream; libp2p's default.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the behaviour asks for.
+#[derive(Debug)]
+pub enum FromBehaviour {
+    /// Send this.
+    Start(Start),
+    /// Serve these ids of a protocol from now on.
+    Offer(Slot, Vec<StreamProtocol>),
+}
+
+/// A request to be sent, with what the context knows the peer to serve.
+#[derive(Debug)]
+pub struct Start {
+    pub(super) job: Arc<Job>,
+    pub(super) ids: Vec<StreamProtocol>,
+}
+
+/// What the handler reports.
+#[derive(Debug)]
+pub enum ToBehaviour {
+    /// The request is done with, the waiter was told.
+    Finished(u64),
+    /// The request did not end well; whether it is repeated is the behaviour's decision.
+    Broken(u64, std::io::Error),
+    /// An inbound stream came to nothing.
+    Rejected(StreamProtocol, Rejection),
+}
+
+/// What all handlers of one behaviour share.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    pub(super) protocols: Arc<[Protocol]>,
+    pub(super) budget: Budget,
+    pub(super) requests: mpsc::Sender<Request>,
+}
+
+/// See the module's documentation.
+pub struct Handler {
+    shared: Shared,
+    peer: PeerId,
+    connection: ConnectionId,
+    /// Served ids per protocol.
+    offered: Vec<Vec<StreamProtocol>>,
+    /// What identify said on this connection; empty until then.
+    remote: HashSet<StreamProtocol>,
+    pending_outbound: VecDeque<Start>,
+    outbound: FuturesUnordered<BoxFuture<'static, ToBehaviour>>,
+    waiting: VecDeque<(Slot, StreamProtocol, Stream)>,
+    inbound: FuturesUnordered<BoxFuture<'static, Result<(), (StreamProtocol, Rejection)>>>,
+    refusing: FuturesUnordered<BoxFuture<'static, ()>>,
+    pending_events: VecDeque<ToBehaviour>,
+    waker: Option<Waker>,
+}
+
+impl Handler {
+    pub(super) fn new(
+        shared: Shared,
+        offered: Vec<Vec<StreamProtocol>>,
+        peer: PeerId,
+        connection: ConnectionId,
+    ) -> Self {
+        Self {
+            shared,
+            peer,
+            connection,
+            offered,
+            remote: HashSet::new(),
+            pending_outbound: VecDeque::new(),
+            outbound: FuturesUnordered::new(),
+            waiting: VecDeque::new(),
+            inbound: FuturesUnordered::new(),
+            refusing: FuturesUnordered::new(),
+            pending_events: VecDeque::new(),
+            waker: None,
+        }
+    }
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = FromBehaviour;
+    type ToBehaviour = ToBehaviour;
+    type InboundProtocol = AnyOf;
+    type OutboundProtocol = AnyOf;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = Arc<Job>;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<AnyOf, ()> {
+        SubstreamProtocol::new(AnyOf(self.offered.concat()), ())
+    }
+
+    fn on_behaviour_event(&mut self, event: FromBehaviour) {
+        match event {
+            FromBehaviour::Start(start) => self.pending_outbound.push_back(start),
+            FromBehaviour::Offer(slot, ids) => {
+                if let Some(offered) = self.offered.get_mut(slot.0) {
+                    *offered = ids;
+                }
+            }
+        }
+        self.wake();
+    }
+
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<'_, AnyOf, AnyOf, (), Arc<Job>>,
+    ) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (id, stream),
+                ..
+            }) => self.on_inbound(id, stream),
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol: (id, stream),
+                info,
+            }) => self.on_outbound(info, id, stream),
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
+                self.on_not_opened(&info, error);
+            }
+            ConnectionEvent::RemoteProtocolsChange(ProtocolsChange::Added(added)) => {
+                self.remote.extend(added.cloned());
+            }
+            ConnectionEvent::RemoteProtocolsChange(ProtocolsChange::Removed(removed)) => {
+                for id in removed {
+                    self.remote.remove(id);
+                }
+            }
+            _ => {}
+        }
+        self.wake();
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<AnyOf, Arc<Job>, ToBehaviour>> {
+        // 1. Outcomes, so that the places they held are free again.
+        if let Some(event) = self.pending_events.pop_front() {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
+        }
+        if let Poll::Ready(Some(event)) = self.outbound.poll_next_unpin(cx) {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
+        }
+        // 2. New streams.
+        while let Some(Start { job, ids }) = self.pending_outbound.pop_front() {
+            if job.is_finished() {
+                return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(
+                    ToBehaviour::Finished(job.id),
+                ));
+            }
+            let left = job.by.saturating_duration_since(Instant::now());
+            let upgrade = AnyOf(self.newest_common(ids));
+            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
+                protocol: SubstreamProtocol::new(upgrade, job).with_timeout(OPEN_TIMEOUT.min(left)),
+            });
+        }
+        // 3. Requests of the peer; each that ends makes room for one that waits.
+        loop {
+            while self.inbound.len() < MAX_READING
+                && let Some((slot, id, stream)) = self.waiting.pop_front()
+            {
+                self.read(slot, id, stream);
+            }
+            match self.inbound.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(()))) => {}
+                Poll::Ready(Some(Err((id, rejection)))) => {
+                    return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(
+                        ToBehaviour::Rejected(id, rejection),
+                    ));
+                }
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        while let Poll::Ready(Some(())) = self.refusing.poll_next_unpin(cx) {}
+        self.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Handler {
+    /// The newest of our ids that the peer is known to serve; all of them while nothing is known,
+    /// or when it claims to serve none, since what it says may be older than what it does.
+    fn newest_common(&self, ids: Vec<StreamProtocol>) -> Vec<StreamProtocol> {
+        match ids.iter().find(|id| self.remote.contains(id)) {
+            Some(newest) => vec![newest.clone()],
+            None => ids,
+        }
+    }
+
+    fn on_outbound(&mut self, job: Arc<Job>, id: StreamProtocol, stream: Stream) {
+        debug_assert!(self.outbound.len() < MAX_HANDED, "the behaviour hands no more over");
+        let Some(protocol) = self.shared.protocols.get(job.slot.0).cloned() else {
+            return;
+        };
+        let connection = self.connection;
+        self.outbound.push(Box::pin(async move {
+            send(job, protocol, id, connection, stream).await
+        }));
+    }
+
+    fn on_not_opened(&mut self, job: &Arc<Job>, error: StreamUpgradeError<std::convert::Infallible>) {
+        let event = match error {
+            StreamUpgradeError::NegotiationFailed => {
+                let offered = self.offered.get(job.slot.0).cloned().unwrap_or_default();
+                job.finish(Err(Error::Unsupported {
+                    peer: job.peer,
+                    offered,
+                }));
+                ToBehaviour::Finished(job.id)
+            }
+            StreamUpgradeError::Timeout => {
+                ToBehaviour::Broken(job.id, std::io::ErrorKind::TimedOut.into())
+            }
+            StreamUpgradeError::Io(error) => ToBehaviour::Broken(job.id, error),
+            StreamUpgradeError::Apply(never) => match never {},
+        };
+        self.pending_events.push_back(event);
+    }
+
+    fn on_inbound(&mut self, id: StreamProtocol, stream: Stream) {
+        let slot = self.shared.protocols.iter().position(|protocol| protocol.ids.contains(&id));
+        let Some(slot) = slot.map(Slot) else {
+            return;
+        };
+        if self.inbound.len() < MAX_READING && self.waiting.is_empty() {
+            self.read(slot, id, stream);
+        } else if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back((slot, id, stream));
+        } else {
+            if self.refusing.len() < MAX_REFUSING {
+                let protocol = self.shared.protocols[slot.0].clone();
+                self.refusing
+                    .push(Box::pin(async move { io::refuse(stream, &protocol).await }));
+            }
+            // One report for many: this queue must not grow by what the peer does.
+            if self.pending_events.len() < MAX_REFUSING {
+                self.pending_events
+                    .push_back(ToBehaviour::Rejected(id, Rejection::Overload));
+            }
+        }
+    }
+
+    fn read(&mut self, slot: Slot, id: StreamProtocol, stream: Stream) {
+        let shared = self.shared.clone();
+        let (peer, connection) = (self.peer, self.connection);
+        self.inbound.push(Box::pin(async move {
+            receive(shared, peer, connection, slot, id.clone(), stream)
+                .await
+                .map_err(|rejection| (id, rejection))
+        }));
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// One outbound request on its stream, until its end, its deadline or its cancellation.
+async fn send(
+    job: Arc<Job>,
+    protocol: Protocol,
+    id: StreamProtocol,
+    connection: ConnectionId,
+    stream: Stream,
+) -> ToBehaviour {
+    let began = Instant::now();
+    let exchange = io::send(stream, &job.frame, &protocol, |step| job.set_step(step));
+    let sent = tokio::select! {
+        biased;
+        () = job.finished() => return ToBehaviour::Finished(job.id),
+        sent = timeout_at(job.by, exchange) => sent.unwrap_or(Sent::TimedOut),
+    };
+    let peer = job.peer;
+    let result = match sent {
+        Sent::Answer(body) => Ok(Done {
+            body,
+            id,
+            connection,
+            elapsed: began.elapsed(),
+        }),
+        Sent::Unsupported => Err(Error::Unsupported {
+            peer,
+            offered: vec![id],
+        }),
+        Sent::Refused => Err(Error::Refused { peer }),
+        Sent::TooLong { len, max } => Err(Error::TooLong { peer, len, max }),
+        Sent::Malformed(source) => Err(Error::Malformed { peer, source }),
+        Sent::TimedOut => Err(Error::TimedOut {
+            peer,
+            step: job.step(),
+        }),
+        Sent::Broken(error) => return ToBehaviour::Broken(job.id, error),
+    };
+    job.finish(result);
+    ToBehaviour::Finished(job.id)
+}
+
+/// One inbound request: read it, hand it over, answer, end the stream without a reset.
+async fn receive(
+    shared: Shared,
+    peer: PeerId,
+    connection: ConnectionId,
+    slot: Slot,
+    id: StreamProtocol,
+    mut stream: Stream,
+) -> Result<(), Rejection> {
+    let protocol = &shared.protocols[slot.0];
+    let mut hold = shared.budget.hold(peer);
+    // A frame that cannot be read ends in a reset: the stream is dropped in its middle.
+    let body = io::receive(&mut stream, protocol, &mut hold)
+        .await
+        .map_err(Rejection::Frame)?;
+    let (reply, answer) = oneshot::channel();
+    let request = Request {
+        peer,
+        connection,
+        slot,
+        id,
+        body,
+        reply: Some(reply),
+        _hold: hold,
+    };
+    let taken = timeout(protocol.read_timeout, shared.requests.send(request)).await;
+    let rejection = match (taken, protocol.shape) {
+        (Err(_) | Ok(Err(_)), _) => Err(Rejection::Unclaimed),
+        (Ok(Ok(())), Shape::OneWay) => Ok(()),
+        (Ok(Ok(())), Shape::RequestResponse) => match timeout(protocol.read_timeout, answer).await {
+            Ok(Ok(frame)) => proto::write_frame(&mut stream, &frame, protocol.write_timeout)
+                .await
+                .map_err(Rejection::Answer),
+            // Refused by the application, which knows why.
+            Ok(Err(_)) => Ok(()),
+            Err(_) => Err(Rejection::Unanswered),
+        },
+    };
+    io::finish(&mut stream).await;
+    rejection
+}
+
+/// Offers or accepts one of several ids and says which it was. The dialler's order decides.
+#[derive(Debug, Clone)]
+pub struct AnyOf(Vec<StreamProtocol>);
+
+impl UpgradeInfo for AnyOf {
+    type Info = StreamProtocol;
+    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.0.clone().into_iter()
+    }
+}
+
+impl InboundUpgrade<Stream> for AnyOf {
+    type Output = (StreamProtocol, Stream);
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Self::Output, Self::Error>>;
+
+    fn upgrade_inbound(self, stream: Stream, id: StreamProtocol) -> Self::Future {
+        std::future::ready(Ok((id, stream)))
+    }
+}
+
+impl OutboundUpgrade<Stream> for AnyOf {
+    type Output = (StreamProtocol, Stream);
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Self::Output, Self::Error>>;
+
+    fn upgrade_outbound(self, stream: Stream, id: StreamProtocol) -> Self::Future {
+        std::future::ready(Ok((id, stream)))
+    }
+}
+
+// What is open at once on one connection of one feature, five features to a node, stays below the
+// muxer's limit, which ends the connection.
+const _: () = assert!(
+    5 * (MAX_READING + MAX_WAITING + MAX_REFUSING + MAX_HANDED) < crate::MAX_MUXER_STREAMS
+);

@@ -1,0 +1,582 @@
+//! A node: the owner of the swarm.
+//!
+//! Spec: p2p, section 2; design §3.
+//!
+//! - **Owner:** [`Node`] owns the `Swarm`; everything else talks to it through a [`Control`], the
+//!   [`P2PContext`] and the handles of its features.
+//! - **Wake-ups:** the swarm, and the control's bounded channel.
+//! - **Bounds:** connections per peer, pending and in all ([`NodeConfig`]); [`COMMANDS`].
+//! - **Cancellation:** [`Node::run`] ends when its token is cancelled or [`Control::shutdown`] is
+//!   called; dropping the node ends every waiter with an error.
+
+use std::{
+    net::IpAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt};
+use libp2p::{
+    Multiaddr, PeerId, Swarm, Transport as _, TransportError, autonat, connection_limits,
+    connection_limits::ConnectionLimits,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, ListenerId},
+        upgrade::Version,
+    },
+    dns,
+    identity::Keypair,
+    multiaddr::Protocol,
+    noise, quic, relay,
+    swarm::{self, NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
+    tcp, yamux,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    addr::{external, is_private},
+    behaviours::{
+        identify,
+        optional::OptionalBehaviour,
+        ping,
+        pluto::{PlutoBehaviour, PlutoBehaviourEvent},
+    },
+    conn_logger, dialer,
+    dialer::Book,
+    gater,
+    p2p_context::{LocalPeerIdMismatch, NodeGone, P2PContext},
+};
+
+/// Commands that a node has not taken yet.
+const COMMANDS: usize = 16;
+/// Streams of one connection, both directions. At its limit yamux ends the whole *connection*, so
+/// that it lies above everything that the protocols allow together.
+pub const MAX_MUXER_STREAMS: usize = 8192;
+/// The agent version that identify sends.
+pub const AGENT: &str = concat!("pluto/v", env!("CARGO_PKG_VERSION"));
+
+/// How a node is built.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// The identity.
+    pub key: Keypair,
+    /// Where to listen; port 0 is allowed, and the bound port is what is advertised.
+    pub listen: Vec<Multiaddr>,
+    /// The IP address under which the node is reachable from outside, at its bound ports.
+    pub external_ip: Option<IpAddr>,
+    /// The host name under which it is.
+    pub external_host: Option<String>,
+    /// Advertise no private addresses. What is listened on stays.
+    pub filter_private_addrs: bool,
+    /// Where peers are known to be.
+    pub book: Book,
+    /// Who may come in.
+    pub gater: gater::Config,
+    /// Connections to one peer. Several are normal for seconds, while a path is replaced.
+    pub max_connections_per_peer: u32,
+    /// Connections in all.
+    pub max_connections: u32,
+    /// How long a connection that nobody wants stays without streams.
+    pub idle_timeout: Duration,
+    /// How long connecting may take, handshakes included.
+    pub connection_timeout: Duration,
+    /// See [`ping::INTERVAL`].
+    pub ping_interval: Duration,
+    /// See [`ping::TIMEOUT`].
+    pub ping_timeout: Duration,
+    /// The agent version that identify sends.
+    pub agent: String,
+}
+
+impl NodeConfig {
+    /// A node of this identity that listens nowhere and knows nobody's address.
+    pub fn new(key: Keypair) -> Self {
+        Self {
+            key,
+            listen: Vec::new(),
+            external_ip: None,
+            external_host: None,
+            filter_private_addrs: false,
+            book: Book::new([]),
+            gater: gater::Config::default(),
+            max_connections_per_peer: 8,
+            max_connections: 1024,
+            idle_timeout: Duration::from_secs(30),
+            connection_timeout: Duration::from_secs(15),
+            ping_interval: ping::INTERVAL,
+            ping_timeout: ping::TIMEOUT,
+            agent: AGENT.to_owned(),
+        }
+    }
+
+    /// Listens there as well.
+    #[must_use]
+    pub fn with_listen(mut self, address: Multiaddr) -> Self {
+        self.listen.push(address);
+        self
+    }
+
+    /// Finds peers there.
+    #[must_use]
+    pub fn with_book(mut self, book: Book) -> Self {
+        self.book = book;
+        self
+    }
+}
+
+/// Why a node could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The context belongs to another node.
+    #[error(transparent)]
+    Context(#[from] LocalPeerIdMismatch),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} (is the port taken by another process?)")]
+    Listen {
+        /// The address.
+        address: Multiaddr,
+        /// What the transport said.
+        #[source]
+        source: TransportError<std::io::Error>,
+    },
+    /// The noise key could not be made from the identity.
+    #[error("the identity key cannot secure connections")]
+    Noise(#[from] noise::Error),
+    /// The closure that builds the inner behaviour failed.
+    #[error("the node's protocols could not be set up")]
+    Behaviour(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What the closure that builds the inner behaviour is given.
+#[derive(Debug)]
+pub struct NodeBuilder<'a> {
+    context: &'a P2PContext,
+    key: &'a Keypair,
+}
+
+impl NodeBuilder<'_> {
+    /// The context of the node, bound to its peer id.
+    pub fn p2p_context(&self) -> P2PContext {
+        self.context.clone()
+    }
+
+    /// The identity of the node.
+    pub fn key(&self) -> &Keypair {
+        self.key
+    }
+
+    /// The peer id of the node.
+    pub fn local_peer_id(&self) -> PeerId {
+        self.key.public().to_peer_id()
+    }
+}
+
+/// The owner of the swarm.
+///
+/// [`run`](Self::run) it, or poll it as a [`Stream`] of swarm events. Unless it is polled, nothing
+/// happens.
+pub struct Node<B: NetworkBehaviour> {
+    swarm: Swarm<PlutoBehaviour<B>>,
+    context: P2PContext,
+    control: Control,
+    commands: mpsc::Receiver<Command>,
+    outside: Outside,
+    addresses: watch::Sender<Addresses>,
+}
+
+/// Where a node listens and what it tells the world.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Bound addresses.
+    pub listen: Vec<Multiaddr>,
+    /// Addresses from outside.
+    pub external: Vec<Multiaddr>,
+    /// Listeners that have not reported an address yet.
+    pending: Vec<ListenerId>,
+}
+
+struct Outside {
+    ip: Option<IpAddr>,
+    host: Option<String>,
+    filter: bool,
+}
+
+enum Command {
+    Dial(PeerId, Vec<Multiaddr>),
+}
+
+/// A small handle on a running node. Cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    local: PeerId,
+    commands: mpsc::Sender<Command>,
+    addresses: watch::Receiver<Addresses>,
+    shutdown: CancellationToken,
+    book: Book,
+}
+
+impl Control {
+    /// The node's peer id.
+    pub fn local_peer_id(&self) -> PeerId {
+        self.local
+    }
+
+    /// Dials a peer once, whether it is known or not; the gate still decides. For tools: known
+    /// peers are dialled for ever by themselves, see [`book`](Self::book).
+    pub async fn dial(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<(), NodeGone> {
+        self.commands
+            .send(Command::Dial(peer, addresses))
+            .await
+            .map_err(|_| NodeGone)
+    }
+
+    /// Where known peers are dialled.
+    pub fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// The addresses as they are now.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.borrow().clone()
+    }
+
+    /// Waits until every listener is bound, and gives the addresses.
+    pub async fn listening(&self) -> Result<Vec<Multiaddr>, NodeGone> {
+        let mut addresses = self.addresses.clone();
+        let bound = addresses
+            .wait_for(|addresses| addresses.pending.is_empty())
+            .await
+            .map_err(|_| NodeGone)?;
+        Ok(bound.listen.clone())
+    }
+
+    /// Ends [`Node::run`].
+    pub fn shutdown(&self) {
+        self.shutdown.cancel();
+    }
+}
+
+impl<B: NetworkBehaviour> Node<B> {
+    /// A node that can dial through relays.
+    pub fn new<H, E>(
+        config: NodeConfig,
+        context: P2PContext,
+        build: impl FnOnce(&NodeBuilder<'_>) -> Result<(B, H), E>,
+    ) -> Result<(Self, H), NodeError>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (transport, behaviour) = relay::client::new(config.key.public().to_peer_id());
+        Self::assemble(config, context, Some((transport, behaviour)), build)
+    }
+
+    /// A node that others reach directly, such as a relay: it uses no relay itself.
+    pub fn new_server<H, E>(
+        config: NodeConfig,
+        context: P2PContext,
+        build: impl FnOnce(&NodeBuilder<'_>) -> Result<(B, H), E>,
+    ) -> Result<(Self, H), NodeError>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        Self::assemble(config, context, None, build)
+    }
+
+    fn assemble<H, E>(
+        config: NodeConfig,
+        context: P2PContext,
+        relay: Option<(relay::client::Transport, relay::client::Behaviour)>,
+        build: impl FnOnce(&NodeBuilder<'_>) -> Result<(B, H), E>,
+    ) -> Result<(Self, H), NodeError>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let local = config.key.public().to_peer_id();
+        context.bind(local)?;
+        let builder = NodeBuilder {
+            context: &context,
+            key: &config.key,
+        };
+        let (inner, handle) = build(&builder).map_err(|error| NodeError::Behaviour(error.into()))?;
+
+        let (relay_transport, relay_behaviour) = relay.unzip();
+        let transport = transport(&config, relay_transport)?;
+        let limits = ConnectionLimits::default()
+            .with_max_pending_outgoing(Some(128))
+            .with_max_established_per_peer(Some(config.max_connections_per_peer))
+            .with_max_established(Some(config.max_connections));
+        let behaviour = PlutoBehaviour {
+            conn_logger: conn_logger::Behaviour::new(context.clone()),
+            gater: gater::Behaviour::new(context.clone(), config.gater.clone()),
+            limits: connection_limits::Behaviour::new(limits),
+            dialer: dialer::Behaviour::new(
+                context.clone(),
+                local,
+                config.book.clone(),
+                rand::random(),
+            ),
+            identify: identify::behaviour(
+                &context,
+                config.key.public(),
+                config.agent.clone(),
+                config.filter_private_addrs,
+            ),
+            ping: ping::behaviour(&context, config.ping_interval, config.ping_timeout),
+            autonat: autonat::Behaviour::new(local, autonat::Config::default()),
+            relay: relay_behaviour.into(),
+            quic_upgrade: OptionalBehaviour::disabled(),
+            inner: OptionalBehaviour::enabled(inner),
+        };
+        let swarm_config = swarm::Config::with_tokio_executor()
+            .with_idle_connection_timeout(config.idle_timeout)
+            // Saves a round trip on each stream that offers a single id (guide, section 2.4).
+            .with_substream_upgrade_protocol_override(Version::V1Lazy)
+            .with_smart_dial();
+        let mut swarm = Swarm::new(transport, behaviour, local, swarm_config);
+
+        let mut pending = Vec::new();
+        for address in &config.listen {
+            let listener = swarm
+                .listen_on(address.clone())
+                .map_err(|source| NodeError::Listen {
+                    address: address.clone(),
+                    source,
+                })?;
+            pending.push(listener);
+        }
+        let addresses = watch::Sender::new(Addresses {
+            pending,
+            ..Addresses::default()
+        });
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        let control = Control {
+            local,
+            commands: sender,
+            addresses: addresses.subscribe(),
+            shutdown: CancellationToken::new(),
+            book: config.book,
+        };
+        let node = Self {
+            swarm,
+            context,
+            control,
+            commands,
+            outside: Outside {
+                ip: config.external_ip,
+                host: config.external_host,
+                filter: config.filter_private_addrs,
+            },
+            addresses,
+        };
+        Ok((node, handle))
+    }
+
+    /// The node's peer id.
+    pub fn local_peer_id(&self) -> PeerId {
+        self.control.local
+    }
+
+    /// The shared picture of peers and connections.
+    pub fn context(&self) -> &P2PContext {
+        &self.context
+    }
+
+    /// A handle that outlives the call to [`run`](Self::run).
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// The behaviours, for what is set up before the node runs.
+    pub fn behaviour_mut(&mut self) -> &mut PlutoBehaviour<B> {
+        self.swarm.behaviour_mut()
+    }
+
+    /// Runs until cancelled or told to shut down. When it returns, all connections are dropped and
+    /// every waiter has been told.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        let shutdown = self.control.shutdown.clone();
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {}
+            () = shutdown.cancelled() => {}
+            () = async { while self.next().await.is_some() {} } => {}
+        }
+    }
+
+    fn on_event(&mut self, event: &SwarmEvent<PlutoBehaviourEvent<B>>) {
+        match event {
+            SwarmEvent::NewListenAddr {
+                listener_id,
+                address,
+            } => {
+                tracing::info!(%address, "listening");
+                self.advertise(address);
+                self.addresses.send_modify(|addresses| {
+                    addresses.pending.retain(|pending| pending != listener_id);
+                    if !addresses.listen.contains(address) {
+                        addresses.listen.push(address.clone());
+                    }
+                });
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.addresses.send_modify(|addresses| {
+                    addresses.listen.retain(|listen| listen != address);
+                });
+            }
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                addresses: closed,
+                reason,
+            } => {
+                if let Err(error) = reason {
+                    tracing::warn!(?closed, %error, "a listener ended");
+                }
+                self.addresses.send_modify(|addresses| {
+                    addresses.pending.retain(|pending| pending != listener_id);
+                    addresses.listen.retain(|listen| !closed.contains(listen));
+                });
+            }
+            SwarmEvent::ExternalAddrConfirmed { address } => {
+                self.addresses.send_modify(|addresses| {
+                    if !addresses.external.contains(address) {
+                        addresses.external.push(address.clone());
+                    }
+                });
+            }
+            SwarmEvent::ExternalAddrExpired { address } => {
+                self.addresses.send_modify(|addresses| {
+                    addresses.external.retain(|external| external != address);
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells the world of a bound address, as configured.
+    fn advertise(&mut self, bound: &Multiaddr) {
+        let hosts = [
+            self.outside.ip.map(Protocol::from),
+            self.outside
+                .host
+                .clone()
+                .map(|host| Protocol::Dns(host.into())),
+        ];
+        let mut told: Vec<Multiaddr> = hosts
+            .into_iter()
+            .flatten()
+            .filter_map(|host| external(bound, host))
+            .collect();
+        // Identify hides what is listened on when it filters, so that the rest is told this way.
+        if self.outside.filter && !is_private(bound) {
+            told.push(bound.clone());
+        }
+        for address in told {
+            self.swarm.add_external_address(address.clone());
+            self.addresses.send_modify(|addresses| {
+                if !addresses.external.contains(&address) {
+                    addresses.external.push(address.clone());
+                }
+            });
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Dial(peer, addresses) => {
+                let opts = DialOpts::peer_id(peer).addresses(addresses).build();
+                if let Err(error) = self.swarm.dial(opts) {
+                    tracing::debug!(%peer, %error, "not dialled");
+                }
+            }
+        }
+    }
+}
+
+impl<B: NetworkBehaviour> Stream for Node<B> {
+    type Item = SwarmEvent<PlutoBehaviourEvent<B>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        while let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
+            self.on_command(command);
+        }
+        let event = std::task::ready!(self.swarm.poll_next_unpin(cx));
+        if let Some(event) = &event {
+            self.on_event(event);
+        }
+        Poll::Ready(event)
+    }
+}
+
+/// TCP with noise and yamux, QUIC, circuits, all with names resolved.
+fn transport(
+    config: &NodeConfig,
+    relay: Option<relay::client::Transport>,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NodeError> {
+    let noise = noise::Config::new(&config.key)?;
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(MAX_MUXER_STREAMS);
+
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise.clone())
+        .multiplex(yamux.clone())
+        .timeout(config.connection_timeout)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
+    let quic = quic::tokio::Transport::new(quic::Config::new(&config.key))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
+    let direct = quic
+        .or_transport(tcp)
+        .map(|either, _| either.into_inner())
+        .boxed();
+    let direct = match dns::tokio::Transport::system(direct) {
+        Ok(resolving) => resolving.boxed(),
+        // Without a resolver of the system, addresses with IPs still work; build it again, since the
+        // transport was consumed.
+        Err(error) => {
+            tracing::warn!(%error, "the system's name resolution cannot be read, using none");
+            return transport_without_names(config, noise, yamux);
+        }
+    };
+    Ok(match relay {
+        None => direct,
+        Some(relay) => {
+            let circuits = relay
+                .upgrade(Version::V1Lazy)
+                .authenticate(noise)
+                .multiplex(yamux)
+                .timeout(config.connection_timeout)
+                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+                .boxed();
+            circuits
+                .or_transport(direct)
+                .map(|either, _| either.into_inner())
+                .boxed()
+        }
+    })
+}
+
+fn transport_without_names(
+    config: &NodeConfig,
+    noise: noise::Config,
+    yamux: yamux::Config,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NodeError> {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(yamux)
+        .timeout(config.connection_timeout)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
+    let quic = quic::tokio::Transport::new(quic::Config::new(&config.key))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
+    Ok(quic
+        .or_transport(tcp)
+        .map(|either, _| either.into_inner())
+        .boxed())
+}

@@ -1,0 +1,461 @@
+//! Frames: a length, then that many bytes of protobuf.
+//!
+//! Spec: p2p, sections 4.1 (unsigned varint) and 4.2 (fixed, signed 64-bit little-endian).
+//!
+//! - **Bounds:** the maximum is checked before memory is taken, and memory grows by at most
+//!   [`CHUNK`] bytes ahead of what has arrived, not with what was announced. A [`Meter`] is asked
+//!   before each growth and may hold the reader back.
+//! - **Time:** every call takes its time-out; it covers the whole frame.
+//! - **Cancellation:** a dropped call leaves the stream in the middle of a frame; drop the stream too.
+
+use std::{
+    io::{self, ErrorKind},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use prost::Message;
+use tokio::time::timeout;
+
+/// How far memory may run ahead of what has arrived; a typical message fits in one.
+pub const CHUNK: usize = 8 << 10;
+/// A varint of a length below 2^63 has at most nine bytes.
+const MAX_VARINT: usize = 9;
+
+/// Why a frame could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The stream broke; the kind is the transport's.
+    #[error("the stream broke")]
+    Io(#[from] io::Error),
+    /// The other side ended the stream before the first byte.
+    #[error("the stream ended without a frame")]
+    Empty,
+    /// The other side ended the stream inside a frame.
+    #[error("the stream ended after {got} of {announced} bytes")]
+    Truncated {
+        /// Bytes of the body that arrived.
+        got: usize,
+        /// Bytes that were announced.
+        announced: usize,
+    },
+    /// The stream ended inside the length.
+    #[error("the stream ended inside a length prefix")]
+    TruncatedLength,
+    /// More was announced than is allowed.
+    #[error("a frame of {len} bytes is longer than the {max} allowed")]
+    TooLong {
+        /// The announced length.
+        len: u64,
+        /// The limit.
+        max: usize,
+    },
+    /// The length is not a minimal varint below 2^63, or not positive where it must be.
+    #[error("the length prefix is malformed")]
+    BadLength,
+    /// The body is not the expected message.
+    #[error("the body is not the expected message")]
+    Decode(#[from] prost::DecodeError),
+    /// The frame took too long.
+    #[error("the frame took longer than {limit:?}")]
+    TimedOut {
+        /// The time-out of the call.
+        limit: Duration,
+    },
+}
+
+/// Asked before memory is taken for bytes of a frame.
+pub trait Meter {
+    /// Resolves once `bytes` more may be held.
+    fn take(&mut self, bytes: usize) -> impl Future<Output = ()> + Send;
+}
+
+/// Lets everything pass.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoMeter;
+
+impl Meter for NoMeter {
+    async fn take(&mut self, _: usize) {}
+}
+
+/// A message with its varint length, encoded once and shared by all who send it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    bytes: Bytes,
+    prefix: usize,
+}
+
+impl Frame {
+    /// Encodes a message.
+    pub fn encode<M: Message>(message: &M) -> Self {
+        let len = message.encoded_len();
+        let mut bytes = BytesMut::with_capacity(MAX_VARINT + len);
+        prost::encoding::encode_varint(len as u64, &mut bytes);
+        let prefix = bytes.len();
+        message.encode_raw(&mut bytes);
+        Self {
+            bytes: bytes.freeze(),
+            prefix,
+        }
+    }
+
+    /// Frames a body that is encoded already.
+    pub fn from_body(body: &[u8]) -> Self {
+        let mut bytes = BytesMut::with_capacity(MAX_VARINT + body.len());
+        prost::encoding::encode_varint(body.len() as u64, &mut bytes);
+        let prefix = bytes.len();
+        bytes.extend_from_slice(body);
+        Self {
+            bytes: bytes.freeze(),
+            prefix,
+        }
+    }
+
+    /// Length and body, as they go out.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The body.
+    pub fn body(&self) -> Bytes {
+        self.bytes.slice(self.prefix..)
+    }
+}
+
+/// Writes a frame in one piece and flushes.
+pub async fn write_frame(
+    io: &mut (impl AsyncWrite + Unpin),
+    frame: &Frame,
+    limit: Duration,
+) -> Result<(), Error> {
+    write_all(io, frame.as_bytes(), limit).await
+}
+
+/// Reads the body of one varint frame of at most `max` bytes; zero bytes are legal.
+pub async fn read_body(
+    io: &mut (impl AsyncRead + Unpin),
+    max: usize,
+    limit: Duration,
+    meter: &mut impl Meter,
+) -> Result<Bytes, Error> {
+    within(limit, async {
+        let len = read_varint(io).await?;
+        read_announced(io, len, max, meter).await
+    })
+    .await
+}
+
+/// Reads one varint frame as a message.
+pub async fn read_protobuf_with_max_size<M: Message + Default>(
+    io: &mut (impl AsyncRead + Unpin),
+    max: usize,
+    limit: Duration,
+) -> Result<M, Error> {
+    Ok(M::decode(read_body(io, max, limit, &mut NoMeter).await?)?)
+}
+
+/// Writes a message as one varint frame.
+pub async fn write_protobuf<M: Message>(
+    io: &mut (impl AsyncWrite + Unpin),
+    message: &M,
+    limit: Duration,
+) -> Result<(), Error> {
+    write_frame(io, &Frame::encode(message), limit).await
+}
+
+/// Reads one frame with a fixed-size length as a message; an empty one is malformed.
+pub async fn read_fixed_size_protobuf_with_max_size<M: Message + Default>(
+    io: &mut (impl AsyncRead + Unpin),
+    max: usize,
+    limit: Duration,
+) -> Result<M, Error> {
+    let body = within(limit, async {
+        let mut prefix = [0; 8];
+        let got = read_some(io, &mut prefix).await?;
+        match got {
+            0 => return Err(Error::Empty),
+            8 => {}
+            _ => return Err(Error::TruncatedLength),
+        }
+        let len = u64::try_from(i64::from_le_bytes(prefix)).map_err(|_| Error::BadLength)?;
+        if len == 0 {
+            return Err(Error::BadLength);
+        }
+        read_announced(io, len, max, &mut NoMeter).await
+    })
+    .await?;
+    Ok(M::decode(body)?)
+}
+
+/// Writes a message with a fixed-size length, in one piece: the receiver in Charon reads the body
+/// with a single call and takes fewer bytes for an error (p2p spec, W-33).
+///
+/// # Errors
+///
+/// A message that encodes to nothing is [`Error::BadLength`]: it has no legal frame.
+pub async fn write_fixed_size_protobuf<M: Message>(
+    io: &mut (impl AsyncWrite + Unpin),
+    message: &M,
+    limit: Duration,
+) -> Result<(), Error> {
+    let len = message.encoded_len();
+    if len == 0 {
+        return Err(Error::BadLength);
+    }
+    let mut bytes = BytesMut::with_capacity(8 + len);
+    bytes.extend_from_slice(&(len as i64).to_le_bytes());
+    message.encode_raw(&mut bytes);
+    write_all(io, &bytes, limit).await
+}
+
+async fn write_all(
+    io: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+    limit: Duration,
+) -> Result<(), Error> {
+    within(limit, async {
+        io.write_all(bytes).await?;
+        io.flush().await?;
+        Ok(())
+    })
+    .await
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    timeout(limit, work)
+        .await
+        .unwrap_or(Err(Error::TimedOut { limit }))
+}
+
+async fn read_varint(io: &mut (impl AsyncRead + Unpin)) -> Result<u64, Error> {
+    let mut len = 0u64;
+    for index in 0..MAX_VARINT {
+        let mut byte = [0];
+        if read_some(io, &mut byte).await? == 0 {
+            return Err(if index == 0 {
+                Error::Empty
+            } else {
+                Error::TruncatedLength
+            });
+        }
+        let [byte] = byte;
+        len |= u64::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            // A last byte of zero says nothing: the encoding is not minimal.
+            return if byte == 0 && index > 0 {
+                Err(Error::BadLength)
+            } else {
+                Ok(len)
+            };
+        }
+    }
+    Err(Error::BadLength)
+}
+
+async fn read_announced(
+    io: &mut (impl AsyncRead + Unpin),
+    len: u64,
+    max: usize,
+    meter: &mut impl Meter,
+) -> Result<Bytes, Error> {
+    let announced = usize::try_from(len)
+        .ok()
+        .filter(|len| *len <= max)
+        .ok_or(Error::TooLong { len, max })?;
+    let mut body = BytesMut::new();
+    while body.len() < announced {
+        let got = body.len();
+        let step = CHUNK.min(announced - got);
+        meter.take(step).await;
+        // Amortised doubling, so ahead of what arrived by a factor of two at most.
+        body.resize(got + step, 0);
+        let read = read_some(io, &mut body[got..]).await?;
+        if read < step {
+            return Err(Error::Truncated {
+                got: got + read,
+                announced,
+            });
+        }
+    }
+    Ok(body.freeze())
+}
+
+/// Fills the buffer unless the stream ends; says how much there was.
+async fn read_some(io: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> Result<usize, Error> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match io.read(&mut buffer[filled..]).await {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::Io(error)),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::io::Cursor;
+    use proptest::prelude::*;
+    use tokio_util::compat::TokioAsyncReadCompatExt;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn a_frame_arrives_wherever_it_is_split() {
+        let frame = Frame::from_body(&[7; 300]);
+        for split in 0..frame.as_bytes().len() {
+            let (near, far) = tokio::io::duplex(1024);
+            let (mut near, mut far) = (near.compat(), far.compat());
+            let (head, tail) = frame.as_bytes().split_at(split);
+            let write = async {
+                near.write_all(head).await.unwrap();
+                tokio::task::yield_now().await;
+                near.write_all(tail).await.unwrap();
+            };
+            let (body, ()) = tokio::join!(read_body(&mut far, 300, LIMIT, &mut NoMeter), write);
+            assert_eq!(body.unwrap(), frame.body());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_maximum_is_the_last_length_allowed() {
+        let frame = Frame::from_body(&[1; 10]);
+        assert!(read(frame.as_bytes(), 10).await.is_ok());
+        let error = read(frame.as_bytes(), 9).await.unwrap_err();
+        assert!(matches!(error, Error::TooLong { len: 10, max: 9 }));
+    }
+
+    #[tokio::test]
+    async fn an_empty_frame_is_an_empty_message() {
+        assert!(read(&[0], 0).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn each_way_to_end_early_is_told_apart() {
+        assert!(matches!(read(&[], 9).await, Err(Error::Empty)));
+        assert!(matches!(
+            read(&[0x80], 9).await,
+            Err(Error::TruncatedLength)
+        ));
+        let error = read(&[5, 1, 2], 9).await.unwrap_err();
+        assert!(matches!(
+            error,
+            Error::Truncated {
+                got: 2,
+                announced: 5
+            }
+        ));
+    }
+
+    #[tokio::test]
+    async fn lengths_that_go_never_writes_are_malformed() {
+        for bytes in [&[0x80, 0x00][..], &[0xff; 9], &[0xff; 10]] {
+            assert!(matches!(
+                read(bytes, usize::MAX).await,
+                Err(Error::BadLength)
+            ));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_sender_costs_the_time_out_and_no_more() {
+        let (_near, far) = tokio::io::duplex(64);
+        let error = read_body(&mut far.compat(), 9, LIMIT, &mut NoMeter).await;
+        assert!(matches!(error, Err(Error::TimedOut { limit: LIMIT })));
+    }
+
+    #[tokio::test]
+    async fn the_kind_of_an_io_error_survives() {
+        struct Broken;
+        impl AsyncRead for Broken {
+            fn poll_read(
+                self: std::pin::Pin<&mut Self>,
+                _: &mut std::task::Context<'_>,
+                _: &mut [u8],
+            ) -> std::task::Poll<io::Result<usize>> {
+                std::task::Poll::Ready(Err(ErrorKind::ConnectionReset.into()))
+            }
+        }
+        let error = read_body(&mut Broken, 9, LIMIT, &mut NoMeter).await;
+        assert!(
+            matches!(error, Err(Error::Io(error)) if error.kind() == ErrorKind::ConnectionReset)
+        );
+    }
+
+    #[tokio::test]
+    async fn memory_is_asked_for_as_bytes_arrive() {
+        struct Count(usize);
+        impl Meter for Count {
+            async fn take(&mut self, bytes: usize) {
+                self.0 += bytes;
+            }
+        }
+        let mut bytes = BytesMut::new();
+        prost::encoding::encode_varint(128 << 20, &mut bytes);
+        bytes.extend_from_slice(&[0; 1024]);
+        let mut count = Count(0);
+        let error = read_body(&mut Cursor::new(bytes), 128 << 20, LIMIT, &mut count).await;
+        assert!(matches!(error, Err(Error::Truncated { got: 1024, .. })));
+        assert_eq!(count.0, CHUNK);
+    }
+
+    #[tokio::test]
+    async fn fixed_frames_carry_one_byte_at_least() {
+        let mut bytes = Vec::new();
+        write_fixed_size_protobuf(&mut bytes, &5u32, LIMIT)
+            .await
+            .unwrap();
+        assert_eq!(bytes, [2, 0, 0, 0, 0, 0, 0, 0, 8, 5]);
+        let read: u32 =
+            read_fixed_size_protobuf_with_max_size(&mut Cursor::new(&bytes), 2, LIMIT)
+                .await
+                .unwrap();
+        assert_eq!(read, 5);
+
+        for (bytes, max) in [(0i64.to_le_bytes(), 9), ((-1i64).to_le_bytes(), 9)] {
+            let result: Result<u32, _> =
+                read_fixed_size_protobuf_with_max_size(&mut Cursor::new(bytes), max, LIMIT).await;
+            assert!(matches!(result, Err(Error::BadLength)));
+        }
+        let result: Result<u32, _> =
+            read_fixed_size_protobuf_with_max_size(&mut Cursor::new(&bytes), 1, LIMIT).await;
+        assert!(matches!(result, Err(Error::TooLong { len: 2, max: 1 })));
+        let written = write_fixed_size_protobuf(&mut Vec::new(), &0u32, LIMIT).await;
+        assert!(matches!(written, Err(Error::BadLength)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(body in proptest::collection::vec(any::<u8>(), 0..40_000)) {
+            let frame = Frame::from_body(&body);
+            let read = futures::executor::block_on(async {
+                let len = read_varint(&mut Cursor::new(frame.as_bytes())).await.unwrap();
+                let mut io = Cursor::new(frame.body());
+                read_announced(&mut io, len, body.len(), &mut NoMeter).await
+            });
+            prop_assert_eq!(read.unwrap(), body);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = futures::executor::block_on(async {
+                let mut io = Cursor::new(&bytes);
+                let len = read_varint(&mut io).await?;
+                read_announced(&mut io, len, 1 << 20, &mut NoMeter).await
+            });
+        }
+    }
+
+    async fn read(bytes: &[u8], max: usize) -> Result<Bytes, Error> {
+        read_body(&mut Cursor::new(bytes), max, LIMIT, &mut NoMeter).await
+    }
+}

@@ -1,0 +1,11 @@
+//! The place of the TCP to QUIC upgrade in a node. It does nothing yet: smart dialling already
+//! prefers QUIC where a peer is known to listen on it.
+
+use libp2p::swarm::{NetworkBehaviour, dummy};
+
+/// Does nothing yet; nodes carry it switched off.
+#[derive(NetworkBehaviour)]
+#[behaviour(prelude = "libp2p::swarm::derive_prelude")]
+pub struct QuicUpgrade {
+    nothing: dummy::Behaviour,
+}
