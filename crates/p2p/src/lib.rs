@@ -1,1 +1,3 @@
 //! The peer-to-peer runtime of a distributed validator node
+
+pub mod behaviours;

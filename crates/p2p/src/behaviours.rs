@@ -1,0 +1,3 @@
+//! Behaviours that a node is composed of.
+
+pub mod optional;
