@@ -88,9 +88,7 @@ pub fn parse_listen(text: &str, transport: Transport) -> Result<Multiaddr, AddrE
 pub fn of_socket(socket: SocketAddr, transport: Transport) -> Multiaddr {
     let ip = Multiaddr::from(socket.ip());
     match transport {
-        Transport::Quic => ip
-            .with(Protocol::Udp(socket.port()))
-            .with(Protocol::QuicV1),
+        Transport::Quic => ip.with(Protocol::Udp(socket.port())).with(Protocol::QuicV1),
         Transport::Tcp | Transport::Other => ip.with(Protocol::Tcp(socket.port())),
     }
 }
@@ -233,7 +231,13 @@ mod tests {
         let bound: Multiaddr = "/ip4/0.0.0.0/udp/4242/quic-v1".parse().unwrap();
         let outside = external(&bound, Protocol::Dns("node.example".into())).unwrap();
         assert_eq!(outside.to_string(), "/dns/node.example/udp/4242/quic-v1");
-        assert_eq!(external(&"/memory/1".parse().unwrap(), Protocol::Ip4([1, 2, 3, 4].into())), None);
+        assert_eq!(
+            external(
+                &"/memory/1".parse().unwrap(),
+                Protocol::Ip4([1, 2, 3, 4].into())
+            ),
+            None
+        );
     }
 
     #[test]

@@ -180,8 +180,7 @@ impl Behaviour {
                 *kept = keep;
                 tracing::debug!(%peer, connection = %path.connection, path = %path.address, keep, "surplus connections decided");
                 self.writer.draining(peer, path.connection, !keep);
-                self.pending_events
-                    .push_back((peer, path.connection, keep));
+                self.pending_events.push_back((peer, path.connection, keep));
             }
         }
     }

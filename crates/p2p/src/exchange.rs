@@ -139,7 +139,7 @@ pub enum Error {
         peer: PeerId,
         /// Why, as the context tells it.
         #[source]
-        why: Option<WhyNotConnected>,
+        why: Option<Box<WhyNotConnected>>,
     },
     /// The peer serves none of the ids; nothing was processed.
     #[error("peer {peer} does not speak {}", .offered.iter().map(|id| id.as_ref()).collect::<Vec<_>>().join(" or "))]

@@ -171,7 +171,10 @@ impl NetworkBehaviour for Behaviour {
             let limit = self.config.max_pending_per_ip;
             let count = self.per_ip.entry(ip).or_default();
             if *count >= limit {
-                return Err(ConnectionDenied::new(Refused::TooManyPendingFrom { ip, limit }));
+                return Err(ConnectionDenied::new(Refused::TooManyPendingFrom {
+                    ip,
+                    limit,
+                }));
             }
             *count += 1;
         }

@@ -1,11 +1,11 @@
 //! The peer-to-peer runtime of a distributed validator node.
 //!
-//! - [`p2p`]: [`Node`], the owner of the swarm. Start here.
-//! - [`p2p_context`]: [`P2PContext`], who is connected and why not.
-//! - [`behaviours`]: what every node is composed of, around your own behaviour.
-//! - [`exchange`]: the one way to exchange messages; [`proto`]: its frames.
-//! - [`dialer`], [`gater`], [`conn_logger`]: who is dialled, who may come in, what stays open.
-//! - [`addr`]: addresses.
+//! - [`p2p`] has [`Node`], the owner of the swarm. Start here.
+//! - [`p2p_context`] has [`P2PContext`]: who is connected, and why not.
+//! - [`behaviours`] is what every node is composed of, around your own behaviour.
+//! - [`exchange`] is the one way to exchange messages, and [`proto`] has its frames.
+//! - [`dialer`], [`gater`] and [`conn_logger`] decide who is dialled, who may come in, what stays.
+//! - [`addr`] reads and filters addresses.
 
 pub mod addr;
 pub mod behaviours;

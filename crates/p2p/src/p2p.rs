@@ -300,7 +300,8 @@ impl<B: NetworkBehaviour> Node<B> {
             context: &context,
             key: &config.key,
         };
-        let (inner, handle) = build(&builder).map_err(|error| NodeError::Behaviour(error.into()))?;
+        let (inner, handle) =
+            build(&builder).map_err(|error| NodeError::Behaviour(error.into()))?;
 
         let (relay_transport, relay_behaviour) = relay.unzip();
         let transport = transport(&config, relay_transport)?;
@@ -339,12 +340,13 @@ impl<B: NetworkBehaviour> Node<B> {
 
         let mut pending = Vec::new();
         for address in &config.listen {
-            let listener = swarm
-                .listen_on(address.clone())
-                .map_err(|source| NodeError::Listen {
-                    address: address.clone(),
-                    source,
-                })?;
+            let listener =
+                swarm
+                    .listen_on(address.clone())
+                    .map_err(|source| NodeError::Listen {
+                        address: address.clone(),
+                        source,
+                    })?;
             pending.push(listener);
         }
         let addresses = watch::Sender::new(Addresses {
@@ -510,73 +512,69 @@ impl<B: NetworkBehaviour> Stream for Node<B> {
     }
 }
 
-/// TCP with noise and yamux, QUIC, circuits, all with names resolved.
+/// TCP with noise and yamux, QUIC and circuits, names resolved.
 fn transport(
     config: &NodeConfig,
     relay: Option<relay::client::Transport>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NodeError> {
-    let noise = noise::Config::new(&config.key)?;
-    let mut yamux = yamux::Config::default();
-    yamux.set_max_num_streams(MAX_MUXER_STREAMS);
-
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-        .upgrade(Version::V1Lazy)
-        .authenticate(noise.clone())
-        .multiplex(yamux.clone())
-        .timeout(config.connection_timeout)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .boxed();
-    let quic = quic::tokio::Transport::new(quic::Config::new(&config.key))
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .boxed();
-    let direct = quic
-        .or_transport(tcp)
-        .map(|either, _| either.into_inner())
-        .boxed();
-    let direct = match dns::tokio::Transport::system(direct) {
+    let secure = Secure {
+        noise: noise::Config::new(&config.key)?,
+        yamux: muxer(),
+        timeout: config.connection_timeout,
+    };
+    let direct = || {
+        let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+        let quic = quic::tokio::Transport::new(quic::Config::new(&config.key))
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        quic.or_transport(secure.over(tcp))
+            .map(|either, _| either.into_inner())
+            .boxed()
+    };
+    let direct = match dns::tokio::Transport::system(direct()) {
         Ok(resolving) => resolving.boxed(),
-        // Without a resolver of the system, addresses with IPs still work; build it again, since the
-        // transport was consumed.
         Err(error) => {
-            tracing::warn!(%error, "the system's name resolution cannot be read, using none");
-            return transport_without_names(config, noise, yamux);
+            tracing::warn!(%error, "host names cannot be dialled: no name resolution is configured");
+            direct()
         }
     };
     Ok(match relay {
         None => direct,
-        Some(relay) => {
-            let circuits = relay
-                .upgrade(Version::V1Lazy)
-                .authenticate(noise)
-                .multiplex(yamux)
-                .timeout(config.connection_timeout)
-                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-                .boxed();
-            circuits
-                .or_transport(direct)
-                .map(|either, _| either.into_inner())
-                .boxed()
-        }
+        Some(relay) => secure
+            .over(relay)
+            .or_transport(direct)
+            .map(|either, _| either.into_inner())
+            .boxed(),
     })
 }
 
-fn transport_without_names(
-    config: &NodeConfig,
+/// What makes a stream of bytes a connection.
+struct Secure {
     noise: noise::Config,
     yamux: yamux::Config,
-) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NodeError> {
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-        .upgrade(Version::V1Lazy)
-        .authenticate(noise)
-        .multiplex(yamux)
-        .timeout(config.connection_timeout)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .boxed();
-    let quic = quic::tokio::Transport::new(quic::Config::new(&config.key))
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .boxed();
-    Ok(quic
-        .or_transport(tcp)
-        .map(|either, _| either.into_inner())
-        .boxed())
+    timeout: Duration,
+}
+
+impl Secure {
+    fn over<T>(&self, transport: T) -> Boxed<(PeerId, StreamMuxerBox)>
+    where
+        T: libp2p::Transport + Send + Unpin + 'static,
+        T::Output: futures::AsyncRead + futures::AsyncWrite + Send + Unpin + 'static,
+        T::Error: Send + Sync + 'static,
+        T::Dial: Send + 'static,
+        T::ListenerUpgrade: Send + 'static,
+    {
+        transport
+            .upgrade(Version::V1Lazy)
+            .authenticate(self.noise.clone())
+            .multiplex(self.yamux.clone())
+            .timeout(self.timeout)
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            .boxed()
+    }
+}
+
+fn muxer() -> yamux::Config {
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(MAX_MUXER_STREAMS);
+    yamux
 }

@@ -311,7 +311,10 @@ pub enum WhyNotConnected {
         last: Option<Failure>,
     },
     /// Nothing has been tried yet.
-    #[error("peer {peer} is not connected and nothing has been tried yet{}", said(last))]
+    #[error(
+        "peer {peer} is not connected and nothing has been tried yet{}",
+        said(last)
+    )]
     Untried {
         /// The peer asked for.
         peer: PeerId,
@@ -326,7 +329,11 @@ pub enum WhyNotConnected {
 fn said(last: &Option<Failure>) -> String {
     match last {
         None => String::new(),
-        Some(Failure { address: Some(address), cause, .. }) => format!("; last at {address}: {cause}"),
+        Some(Failure {
+            address: Some(address),
+            cause,
+            ..
+        }) => format!("; last at {address}: {cause}"),
         Some(Failure { cause, .. }) => format!("; last: {cause}"),
     }
 }
@@ -586,7 +593,12 @@ impl Writer {
         });
     }
 
-    pub(crate) fn disconnected(&self, peer: PeerId, connection: ConnectionId, cause: Option<FailureCause>) {
+    pub(crate) fn disconnected(
+        &self,
+        peer: PeerId,
+        connection: ConnectionId,
+        cause: Option<FailureCause>,
+    ) {
         self.modify(peer, |state| {
             let before = state.paths.len();
             let mut address = None;
@@ -598,7 +610,14 @@ impl Writer {
                 keep
             });
             if let (Some(cause), true) = (cause, state.paths.is_empty()) {
-                remember(&mut state.failures, Failure { address, at: Instant::now(), cause });
+                remember(
+                    &mut state.failures,
+                    Failure {
+                        address,
+                        at: Instant::now(),
+                        cause,
+                    },
+                );
             }
             state.paths.len() != before
         });
@@ -702,10 +721,7 @@ impl<T: Send + Sync + 'static> Changes<T> {
     }
 
     /// Ready after each change, once however many there were.
-    pub(crate) fn poll_changed(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<()> {
+    pub(crate) fn poll_changed(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
         match self.0.as_mut().poll(cx) {
             std::task::Poll::Ready(Some(receiver)) => {
                 *self = Self::new(receiver);

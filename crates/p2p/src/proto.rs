@@ -321,7 +321,8 @@ mod tests {
                 tokio::task::yield_now().await;
                 near.write_all(tail).await.unwrap();
             };
-            let (body, ()) = tokio::join!(read_body(&mut far, 300, LIMIT, &mut NoMeter), write);
+            let mut free = NoMeter;
+            let (body, ()) = tokio::join!(read_body(&mut far, 300, LIMIT, &mut free), write);
             assert_eq!(body.unwrap(), frame.body());
         }
     }
@@ -415,10 +416,9 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(bytes, [2, 0, 0, 0, 0, 0, 0, 0, 8, 5]);
-        let read: u32 =
-            read_fixed_size_protobuf_with_max_size(&mut Cursor::new(&bytes), 2, LIMIT)
-                .await
-                .unwrap();
+        let read: u32 = read_fixed_size_protobuf_with_max_size(&mut Cursor::new(&bytes), 2, LIMIT)
+            .await
+            .unwrap();
         assert_eq!(read, 5);
 
         for (bytes, max) in [(0i64.to_le_bytes(), 9), ((-1i64).to_le_bytes(), 9)] {

@@ -22,7 +22,7 @@ use libp2p::{
     },
     tcp, yamux,
 };
-use pluto_p2p::behaviours::optional::{NodeGone, OptionalBehaviour};
+use pluto_p2p::{behaviours::optional::OptionalBehaviour, p2p_context::NodeGone};
 
 const ECHO: StreamProtocol = StreamProtocol::new("/optional-test/echo/1");
 

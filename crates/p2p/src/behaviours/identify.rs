@@ -40,7 +40,10 @@ pub fn behaviour(
 }
 
 impl Observe<identify::Behaviour> for Recorder {
-    fn observe(&mut self, event: &identify::Event) -> Option<(PeerId, libp2p::swarm::ConnectionId)> {
+    fn observe(
+        &mut self,
+        event: &identify::Event,
+    ) -> Option<(PeerId, libp2p::swarm::ConnectionId)> {
         // A push replaces what was known just as an answer does.
         let (peer, info) = match event {
             identify::Event::Received { peer_id, info, .. }

@@ -61,15 +61,12 @@ use libp2p::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::p2p_context::NodeGone;
+
 /// Requests that may wait for the behaviour to be polled.
 ///
 /// Chosen freely: switching is rare, and a caller that finds the queue full waits.
 const SWITCH_QUEUE: usize = 4;
-
-/// The node, or the part of it that owned the behaviour, no longer exists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the node has shut down")]
-pub struct NodeGone;
 
 /// Enables and disables an [`OptionalBehaviour`] from outside the swarm.
 pub struct Switch<B> {

@@ -21,8 +21,7 @@ pub const MAX_FAILURES: u32 = 2;
 const _: () = assert!(INTERVAL.as_secs() < 10);
 // One interval may pass before the first ping that is missed, and one miss is never reported.
 const _: () = assert!(
-    INTERVAL.as_secs() + (INTERVAL.as_secs() + TIMEOUT.as_secs()) * (MAX_FAILURES as u64 + 1)
-        <= 30
+    INTERVAL.as_secs() + (INTERVAL.as_secs() + TIMEOUT.as_secs()) * (MAX_FAILURES as u64 + 1) <= 30
 );
 
 /// libp2p's ping with a recorder in front.

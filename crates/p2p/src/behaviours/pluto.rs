@@ -1,5 +1,10 @@
 //! The behaviours that every node has, around the one that makes it what it is.
 
+#![expect(
+    missing_docs,
+    reason = "the derive generates an event enum without them"
+)]
+
 use libp2p::{
     autonat, connection_limits, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},

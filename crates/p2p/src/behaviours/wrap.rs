@@ -102,7 +102,10 @@ impl<B: NetworkBehaviour, O: Observe<B>> NetworkBehaviour for Observed<B, O> {
             .on_connection_handler_event(peer, connection, event);
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         if let Some((peer_id, connection)) = self.closing.take() {
             return Poll::Ready(ToSwarm::CloseConnection {
                 peer_id,

@@ -204,7 +204,10 @@ impl Planner {
     }
 
     fn dialing(&self) -> usize {
-        self.targets.values().filter(|target| target.dialing).count()
+        self.targets
+            .values()
+            .filter(|target| target.dialing)
+            .count()
     }
 
     fn grace(&self, peer: PeerId) -> Duration {
@@ -335,7 +338,11 @@ mod tests {
 
     fn pair() -> (PeerId, PeerId) {
         let (a, b) = (PeerId::random(), PeerId::random());
-        if a.to_bytes() < b.to_bytes() { (a, b) } else { (b, a) }
+        if a.to_bytes() < b.to_bytes() {
+            (a, b)
+        } else {
+            (b, a)
+        }
     }
 
     fn planner(local: PeerId, peer: PeerId, now: Instant) -> Planner {

@@ -99,7 +99,10 @@ impl Behaviour {
     ) -> Self {
         Self {
             context,
-            offered: protocols.iter().map(|protocol| protocol.ids.clone()).collect(),
+            offered: protocols
+                .iter()
+                .map(|protocol| protocol.ids.clone())
+                .collect(),
             shared: Shared {
                 protocols,
                 budget,
@@ -153,10 +156,13 @@ impl NetworkBehaviour for Behaviour {
                 connection_id,
                 ..
             }) => {
-                self.connections.entry(peer_id).or_default().push(Connection {
-                    id: connection_id,
-                    handed: 0,
-                });
+                self.connections
+                    .entry(peer_id)
+                    .or_default()
+                    .push(Connection {
+                        id: connection_id,
+                        handed: 0,
+                    });
                 self.pump_peer(peer_id);
             }
             FromSwarm::ConnectionClosed(ConnectionClosed {
@@ -289,7 +295,10 @@ impl Behaviour {
                         peer,
                         step: entry.job.step(),
                     },
-                    why => Error::NoPath { peer, why },
+                    why => Error::NoPath {
+                        peer,
+                        why: why.map(Box::new),
+                    },
                 },
             };
             entry.job.finish(Err(error));
@@ -319,6 +328,8 @@ impl Behaviour {
                 peer,
                 source: error,
             }));
+            self.forget(id);
+            return;
         }
         if entry.job.is_finished() {
             self.forget(id);
@@ -389,7 +400,12 @@ impl Behaviour {
 
     /// Hands over what can be handed over, in order.
     fn pump(&mut self, peer: PeerId, slot: Slot) {
-        while let Some(id) = self.queues.get(&(peer, slot)).and_then(|queue| queue.front()).copied() {
+        while let Some(id) = self
+            .queues
+            .get(&(peer, slot))
+            .and_then(|queue| queue.front())
+            .copied()
+        {
             let live = self
                 .jobs
                 .get(&id)
@@ -459,7 +475,8 @@ impl Behaviour {
         let ids = &self.offered[slot.0];
         let view = self.context.view();
         let served = view.peer(&peer).and_then(|state| state.identified.clone());
-        match served.and_then(|served| ids.iter().find(|id| served.protocols.contains(id)).cloned()) {
+        match served.and_then(|served| ids.iter().find(|id| served.protocols.contains(id)).cloned())
+        {
             Some(newest) => vec![newest],
             None => ids.clone(),
         }

@@ -33,9 +33,7 @@ use tokio::{
 
 use super::{
     Budget, Done, Error, MAX_HANDED, MAX_READING, MAX_REFUSING, MAX_WAITING, Protocol, Rejection,
-    Request, Shape, Slot, io,
-    io::Sent,
-    job::Job,
+    Request, Shape, Slot, io, io::Sent, job::Job,
 };
 use crate::proto;
 
@@ -143,10 +141,7 @@ impl ConnectionHandler for Handler {
         self.wake();
     }
 
-    fn on_connection_event(
-        &mut self,
-        event: ConnectionEvent<'_, AnyOf, AnyOf, (), Arc<Job>>,
-    ) {
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, AnyOf, AnyOf, (), Arc<Job>>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
                 protocol: (id, stream),
@@ -184,7 +179,7 @@ impl ConnectionHandler for Handler {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
         }
         // 2. New streams.
-        while let Some(Start { job, ids }) = self.pending_outbound.pop_front() {
+        if let Some(Start { job, ids }) = self.pending_outbound.pop_front() {
             if job.is_finished() {
                 return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(
                     ToBehaviour::Finished(job.id),
@@ -230,7 +225,10 @@ impl Handler {
     }
 
     fn on_outbound(&mut self, job: Arc<Job>, id: StreamProtocol, stream: Stream) {
-        debug_assert!(self.outbound.len() < MAX_HANDED, "the behaviour hands no more over");
+        debug_assert!(
+            self.outbound.len() < MAX_HANDED,
+            "the behaviour hands no more over"
+        );
         let Some(protocol) = self.shared.protocols.get(job.slot.0).cloned() else {
             return;
         };
@@ -240,7 +238,11 @@ impl Handler {
         }));
     }
 
-    fn on_not_opened(&mut self, job: &Arc<Job>, error: StreamUpgradeError<std::convert::Infallible>) {
+    fn on_not_opened(
+        &mut self,
+        job: &Arc<Job>,
+        error: StreamUpgradeError<std::convert::Infallible>,
+    ) {
         let event = match error {
             StreamUpgradeError::NegotiationFailed => {
                 let offered = self.offered.get(job.slot.0).cloned().unwrap_or_default();
@@ -260,7 +262,11 @@ impl Handler {
     }
 
     fn on_inbound(&mut self, id: StreamProtocol, stream: Stream) {
-        let slot = self.shared.protocols.iter().position(|protocol| protocol.ids.contains(&id));
+        let slot = self
+            .shared
+            .protocols
+            .iter()
+            .position(|protocol| protocol.ids.contains(&id));
         let Some(slot) = slot.map(Slot) else {
             return;
         };
@@ -368,14 +374,16 @@ async fn receive(
     let rejection = match (taken, protocol.shape) {
         (Err(_) | Ok(Err(_)), _) => Err(Rejection::Unclaimed),
         (Ok(Ok(())), Shape::OneWay) => Ok(()),
-        (Ok(Ok(())), Shape::RequestResponse) => match timeout(protocol.read_timeout, answer).await {
-            Ok(Ok(frame)) => proto::write_frame(&mut stream, &frame, protocol.write_timeout)
-                .await
-                .map_err(Rejection::Answer),
-            // Refused by the application, which knows why.
-            Ok(Err(_)) => Ok(()),
-            Err(_) => Err(Rejection::Unanswered),
-        },
+        (Ok(Ok(())), Shape::RequestResponse) => {
+            match timeout(protocol.read_timeout, answer).await {
+                Ok(Ok(frame)) => proto::write_frame(&mut stream, &frame, protocol.write_timeout)
+                    .await
+                    .map_err(Rejection::Answer),
+                // Refused by the application, which knows why.
+                Ok(Err(_)) => Ok(()),
+                Err(_) => Err(Rejection::Unanswered),
+            }
+        }
     };
     io::finish(&mut stream).await;
     rejection
@@ -416,6 +424,5 @@ impl OutboundUpgrade<Stream> for AnyOf {
 
 // What is open at once on one connection of one feature, five features to a node, stays below the
 // muxer's limit, which ends the connection.
-const _: () = assert!(
-    5 * (MAX_READING + MAX_WAITING + MAX_REFUSING + MAX_HANDED) < crate::MAX_MUXER_STREAMS
-);
+const _: () =
+    assert!(5 * (MAX_READING + MAX_WAITING + MAX_REFUSING + MAX_HANDED) < crate::MAX_MUXER_STREAMS);

@@ -38,7 +38,7 @@ pub(super) enum Command {
 }
 
 /// One request. Behaviour and handler share it, so that none is lost with a connection.
-pub(super) struct Job {
+pub struct Job {
     pub(super) id: u64,
     pub(super) peer: PeerId,
     pub(super) slot: Slot,
@@ -139,7 +139,13 @@ pub(super) fn channel() -> (Handle, mpsc::Receiver<Command>) {
 
 impl Handle {
     /// Begins an exchange that ends at `by` at the latest. The frame is shared, not copied.
-    pub fn call(&self, to: PeerId, slot: Slot, frame: Frame, by: Instant) -> Result<Call, QueueFull> {
+    pub fn call(
+        &self,
+        to: PeerId,
+        slot: Slot,
+        frame: Frame,
+        by: Instant,
+    ) -> Result<Call, QueueFull> {
         let outstanding = Outstanding::take(&self.counts, to)?;
         let (reply, result) = oneshot::channel();
         let job = Arc::new(Job {
@@ -155,7 +161,10 @@ impl Handle {
         match self.commands.try_send(Command::Call(job)) {
             // A closed channel drops the job, and the call resolves to `Closed`.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(Call { result }),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(QueueFull { peer: to, limit: COMMANDS }),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(QueueFull {
+                peer: to,
+                limit: COMMANDS,
+            }),
         }
     }
 
@@ -196,10 +205,16 @@ impl Outstanding {
         let mut map = counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = map.entry(peer).or_default();
         if *count >= MAX_OUTSTANDING {
-            return Err(QueueFull { peer, limit: MAX_OUTSTANDING });
+            return Err(QueueFull {
+                peer,
+                limit: MAX_OUTSTANDING,
+            });
         }
         *count += 1;
-        Ok(Self { counts: counts.clone(), peer })
+        Ok(Self {
+            counts: counts.clone(),
+            peer,
+        })
     }
 }
 
