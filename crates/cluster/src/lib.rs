@@ -10,3 +10,7 @@ pub use lock::{
     Lock, LockError, MAX_LOCK_BYTES, MAX_OPERATORS, MAX_VALIDATORS, Operator, ReadError, Validator,
     ValueError, Version,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

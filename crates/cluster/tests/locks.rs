@@ -1,5 +1,7 @@
 //! Locks that real ceremonies and `create cluster` wrote.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

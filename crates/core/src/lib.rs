@@ -25,3 +25,7 @@ pub mod pb {
     #![allow(missing_docs, reason = "generated")]
     include!(concat!(env!("OUT_DIR"), "/core.corepb.v1.rs"));
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

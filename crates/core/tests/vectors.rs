@@ -1,6 +1,8 @@
 //! Messages recorded from Charon ceremonies and running clusters.
 
-use std::{collections::BTreeMap, fs, num::NonZeroU64, path::PathBuf};
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use pluto_core::{
     DutyType, ParSigEx, ParSignedData, PubKey,
@@ -10,6 +12,8 @@ use pluto_core::{
 use pluto_crypto::bls;
 use serde_json::Value;
 
+const HOODI: &str = "212f13fc4df078b6cb7db228f1c8307566dcecf900867401a92023d7ba99cb5f";
+const HOLESKY: &str = "9143aa7c615a7f7115e2b6aac319c03529df8242ae705fba9df39b79c59fa8b1";
 const FILE: &str = "charon/parsigex.json";
 
 #[test]
@@ -182,24 +186,38 @@ fn verify(share: &bls::PublicKey, root: &[u8; 32], data: &SignedData) -> Result<
     bls::verify(share, root, &signature)
 }
 
+/// The recorded nodes took fork versions from the schedule of the network that their genesis
+/// validators root belongs to, which differs from the versions and epochs under `spec`.
+/// Versions and epochs here are those networks' public ones.
 fn forks(input: &Value) -> Forks {
-    let spec = &input["spec"];
-    let version = |name: &str| {
-        bytes(&spec[format!("{name}_FORK_VERSION")])
-            .try_into()
-            .unwrap()
-    };
-    let number = |name: &str| spec[name].as_str().unwrap().parse::<u64>().unwrap();
-    let names = ["ALTAIR", "BELLATRIX", "CAPELLA", "DENEB", "ELECTRA", "FULU"];
+    let (network, schedule): ([u8; 3], &[(u64, u8)]) =
+        match input["genesis_validators_root"].as_str().unwrap() {
+            HOODI => (
+                [0x00, 0x09, 0x10],
+                &[(0, 0x50), (2_048, 0x60), (50_688, 0x70)],
+            ),
+            HOLESKY => (
+                [0x01, 0x70, 0x00],
+                &[(0, 3), (256, 4), (29_696, 5), (115_968, 6), (165_120, 7)],
+            ),
+            other => panic!("chain {other} is not covered"),
+        };
+    let version = |first: u8| [first, network[0], network[1], network[2]];
+    let genesis_version = bytes(&input["spec"]["GENESIS_FORK_VERSION"]);
     Forks {
-        genesis_version: version("GENESIS"),
+        genesis_version: genesis_version.try_into().unwrap(),
         genesis_validators_root: array32(&input["genesis_validators_root"]),
-        schedule: names
-            .map(|name| (number(&format!("{name}_FORK_EPOCH")), version(name)))
-            .into(),
+        schedule: schedule
+            .iter()
+            .map(|(epoch, it)| (*epoch, version(*it)))
+            .collect(),
         // The recording signs exits with the version of their epoch.
         exit_version: None,
-        slots_per_epoch: NonZeroU64::new(number("SLOTS_PER_EPOCH")).unwrap(),
+        slots_per_epoch: input["spec"]["SLOTS_PER_EPOCH"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap(),
     }
 }
 
