@@ -49,7 +49,7 @@ pub const MAX_HANDED: usize = 16;
 pub const MAX_READING: usize = 64;
 /// Inbound streams of one connection that wait, unread and in order, to be read. With
 /// [`MAX_READING`] and what is outbound it stays below the muxer's limit.
-pub const MAX_WAITING: usize = 1024;
+pub const MAX_WAITING: usize = 512;
 /// Inbound streams of one connection that are being refused; beyond it they are reset.
 pub const MAX_REFUSING: usize = 16;
 /// Requests that were read and not yet taken by their consumer, per feature.

@@ -52,8 +52,9 @@ use crate::{
 /// Commands that a node has not taken yet.
 const COMMANDS: usize = 16;
 /// Streams of one connection, both directions. At its limit yamux ends the whole *connection*, so
-/// that it lies above everything that the protocols allow together.
-pub const MAX_MUXER_STREAMS: usize = 8192;
+/// that it lies above everything that the protocols allow together. The most that its receive
+/// window of 1 GiB takes at 256 KiB a stream.
+pub const MAX_MUXER_STREAMS: usize = 4096;
 /// The agent version that identify sends.
 pub const AGENT: &str = concat!("pluto/v", env!("CARGO_PKG_VERSION"));
 

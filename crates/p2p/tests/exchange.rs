@@ -171,13 +171,13 @@ async fn a_safe_request_survives_the_loss_of_its_connection() {
         let call = a.call(&b, ASK, b"lost?");
         let request = within(b.inbound.recv()).await.unwrap();
         // The receiver has it, and dies before it answers.
-        let (key, address) = (b.key.clone(), b.address.clone());
+        let key = b.key.clone();
         drop(request);
         b.control.shutdown();
         within(b.task).await.unwrap();
 
         let ids = [a.id(), key.public().to_peer_id()];
-        let mut again = Peer::start(&address.to_string(), &ids, key).await;
+        let mut again = Peer::start(listen, &ids, key).await;
         a.meets(&again);
         let outcome = tokio::spawn(call);
         if let Ok(Some(request)) = timeout(Duration::from_secs(5), again.inbound.recv()).await {
