@@ -51,6 +51,8 @@ use crate::{
 
 /// Commands that a node has not taken yet.
 const COMMANDS: usize = 16;
+/// How long closing connections may take at the end.
+const FAREWELL: Duration = Duration::from_millis(500);
 /// Streams of one connection, both directions. At its limit yamux ends the whole *connection*, so
 /// that it lies above everything that the protocols allow together. The most that its receive
 /// window of 1 GiB takes at 256 KiB a stream.
@@ -406,6 +408,25 @@ impl<B: NetworkBehaviour> Node<B> {
             () = cancel.cancelled() => {}
             () = shutdown.cancelled() => {}
             () = async { while self.next().await.is_some() {} } => {}
+        }
+        self.farewell().await;
+    }
+
+    /// Closes all connections, so that peers look for another path at once instead of waiting for
+    /// a time-out; over QUIC they would not notice for ten seconds.
+    async fn farewell(&mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            // Only fails for a peer that has gone meanwhile.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let closed = async {
+            while self.swarm.network_info().num_peers() > 0 {
+                self.next().await;
+            }
+        };
+        if tokio::time::timeout(FAREWELL, closed).await.is_err() {
+            tracing::debug!("some connections did not close in time");
         }
     }
 

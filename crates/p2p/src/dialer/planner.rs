@@ -20,6 +20,9 @@ pub const GRACE: Duration = Duration::from_millis(200);
 pub const MIN_SPACING: Duration = Duration::from_millis(100);
 /// Dials under way at once.
 pub const MAX_DIALING: usize = 32;
+/// Dials to one peer under way at once: a second one goes to addresses that were learned while the
+/// first, perhaps to a dead address that only a time-out ends, is under way.
+pub const MAX_DIALING_PER_PEER: usize = 2;
 
 const _: () = assert!(BACKOFF_MAX.as_millis() * 6 / 5 < 5000);
 
@@ -62,7 +65,9 @@ pub struct Planner {
 struct Target {
     addresses: Vec<Multiaddr>,
     connections: usize,
-    dialing: bool,
+    dialing: usize,
+    /// Learned while a dial was under way.
+    fresh: Vec<Multiaddr>,
     attempts: u32,
     last: Option<Instant>,
     next: Instant,
@@ -83,7 +88,8 @@ impl Planner {
                 let target = Target {
                     addresses: Vec::new(),
                     connections: 0,
-                    dialing: false,
+                    dialing: 0,
+                    fresh: Vec::new(),
                     attempts: 0,
                     last: None,
                     next: now,
@@ -104,11 +110,16 @@ impl Planner {
         let Some(target) = self.targets.get_mut(&peer) else {
             return;
         };
-        let news = addresses
+        let news: Vec<_> = addresses
             .iter()
-            .any(|address| !target.addresses.contains(address));
+            .filter(|address| !target.addresses.contains(address))
+            .cloned()
+            .collect();
         target.addresses = addresses;
-        if news && target.connections == 0 {
+        if !news.is_empty() && target.connections == 0 {
+            if target.dialing > 0 {
+                target.fresh = news;
+            }
             target.attempts = 0;
             target.next = now + grace;
         }
@@ -136,7 +147,7 @@ impl Planner {
     /// The dial that was planned succeeded.
     pub fn handle_dialed(&mut self, peer: PeerId) {
         if let Some(target) = self.targets.get_mut(&peer) {
-            target.dialing = false;
+            target.dialing = target.dialing.saturating_sub(1);
             target.attempts = 0;
         }
     }
@@ -145,7 +156,7 @@ impl Planner {
     pub fn handle_failed(&mut self, peer: PeerId, now: Instant) {
         let spread: u32 = self.jitter.random_range(80..=120);
         if let Some(target) = self.targets.get_mut(&peer) {
-            target.dialing = false;
+            target.dialing = target.dialing.saturating_sub(1);
             let backoff = BACKOFF_MIN * 2u32.pow(target.attempts.min(8));
             target.attempts = target.attempts.saturating_add(1);
             target.next = now + backoff.min(BACKOFF_MAX) * spread / 100;
@@ -169,11 +180,16 @@ impl Planner {
             .targets
             .iter_mut()
             .find(|(_, target)| target.is_waiting() && target.next <= now)?;
-        target.dialing = true;
+        let addresses = match target.dialing {
+            0 => target.addresses.clone(),
+            _ => target.fresh.clone(),
+        };
+        target.fresh.clear();
+        target.dialing += 1;
         target.last = Some(now);
         Some(Dial {
             peer: *peer,
-            addresses: target.addresses.clone(),
+            addresses,
         })
     }
 
@@ -191,7 +207,7 @@ impl Planner {
         let target = self.targets.get(peer)?;
         Some(if target.connections > 0 {
             Plan::Connected
-        } else if target.dialing {
+        } else if target.dialing > 0 {
             Plan::Dialing
         } else if target.addresses.is_empty() {
             Plan::NoAddress
@@ -204,10 +220,7 @@ impl Planner {
     }
 
     fn dialing(&self) -> usize {
-        self.targets
-            .values()
-            .filter(|target| target.dialing)
-            .count()
+        self.targets.values().map(|target| target.dialing).sum()
     }
 
     fn grace(&self, peer: PeerId) -> Duration {
@@ -221,7 +234,11 @@ impl Planner {
 
 impl Target {
     fn is_waiting(&self) -> bool {
-        self.connections == 0 && !self.dialing && !self.addresses.is_empty()
+        self.connections == 0
+            && match self.dialing {
+                0 => !self.addresses.is_empty(),
+                dialing => dialing < MAX_DIALING_PER_PEER && !self.fresh.is_empty(),
+            }
     }
 }
 
@@ -287,6 +304,23 @@ mod tests {
     }
 
     #[test]
+    fn a_new_address_does_not_wait_for_a_dial_to_a_dead_one() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let mut planner = planner(small, large, t0);
+        planner.next_action(t0).unwrap();
+        let fresh: Multiaddr = "/ip4/127.0.0.1/tcp/2".parse().unwrap();
+
+        planner.handle_addresses(large, vec![fresh.clone()], t0);
+        let dial = planner.next_action(t0).unwrap();
+        assert_eq!(dial.addresses, [fresh.clone()]);
+
+        let third: Multiaddr = "/ip4/127.0.0.1/tcp/3".parse().unwrap();
+        planner.handle_addresses(large, vec![third], t0);
+        assert_eq!(planner.next_action(t0), None, "two at once, not more");
+    }
+
+    #[test]
     fn one_of_two_connections_lost_is_no_reason_to_dial() {
         let (small, large) = pair();
         let t0 = Instant::now();
@@ -329,6 +363,7 @@ mod tests {
                 }
             }
             for _ in 0..open { planner.handle_disconnected(large, now) }
+            planner.handle_failed(large, now);
             planner.handle_failed(large, now);
             prop_assert!(planner.next_action(now + BACKOFF_MAX * 2).is_some());
         }
