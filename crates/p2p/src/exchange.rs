@@ -19,6 +19,7 @@
 
 mod behaviour;
 mod budget;
+mod feature;
 mod handler;
 mod io;
 mod job;
@@ -32,6 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::{
     behaviour::{Behaviour, Event},
     budget::Budget,
+    feature::{Core, Feature},
     job::{Call, Handle, QueueFull},
 };
 use crate::{
