@@ -1,2 +1,55 @@
-//! The `pluto` binary.
-fn main() {}
+//! The `pluto` binary: arguments, terminal and exit codes. No protocol logic.
+//!
+//! Exit codes: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted.
+
+mod args;
+mod devnet;
+mod enr;
+
+use std::{error::Error, process::ExitCode};
+
+use clap::Parser;
+
+use args::{Args, Command, Create};
+
+/// What a command that was interrupted ends with, as shells do for SIGINT.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    log_to_stderr();
+    let result = match args.command {
+        Command::Devnet(devnet) => devnet::run(devnet),
+        Command::Enr(target) => enr::show(&target),
+        Command::Create(Create::Enr(target)) => enr::create(&target),
+        Command::Version => {
+            println!("pluto v{}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        report(&*error);
+        ExitCode::FAILURE
+    })
+}
+
+/// Prints an error with its causes.
+fn report(error: &dyn Error) {
+    eprint!("error: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        eprint!(": {cause}");
+        source = cause.source();
+    }
+    eprintln!();
+}
+
+/// Logs go to standard error, where data on standard output is not disturbed. `RUST_LOG` chooses.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}

@@ -6,12 +6,14 @@
 //! - [`ParSigEx`]: the message of the partial-signature exchange, decoded and checked.
 //! - [`signed`]: the object inside one partial signature; its message root and signature.
 //! - [`signing`]: from a message root to the bytes that a key signs.
+//! - [`threshold`]: partial signatures until there are enough.
 
 mod duty;
 mod ids;
 mod parsig;
 pub mod signed;
 pub mod signing;
+pub mod threshold;
 
 pub use duty::{Duty, DutyType, DutyTypeError, Slot};
 pub use ids::{PeerIdx, PubKey, PubKeyError};

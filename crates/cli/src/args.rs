@@ -1,0 +1,154 @@
+//! The command line.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Peer-to-peer networking of an Ethereum distributed validator.
+#[derive(Debug, Parser)]
+#[command(name = "pluto", version, about, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole cluster on this machine and watch its nodes find each other and sign.
+    Devnet(Devnet),
+    /// Print the ENR of this node's identity key.
+    Enr(DataDir),
+    /// Create keys and files.
+    #[command(subcommand)]
+    Create(Create),
+    /// Print the version.
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Create {
+    /// Create this node's identity key and print its ENR. Never overwrites a key.
+    Enr(DataDir),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DataDir {
+    /// Directory of this node's files.
+    #[arg(long, default_value = ".charon", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Devnet {
+    /// Nodes of the cluster.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=32))]
+    pub(crate) nodes: u32,
+    /// Partial signatures that make a group signature [default: two thirds of the nodes, rounded up].
+    #[arg(long)]
+    pub(crate) threshold: Option<u32>,
+    /// Validators that the cluster runs.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) validators: u32,
+    /// Length of a slot, for example 500ms or 2s.
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub(crate) slot_duration: Duration,
+    /// Slots to run; 0 runs until Ctrl-C.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) slots: u64,
+    /// Transport between the nodes.
+    #[arg(long, value_enum, default_value_t = Net::Both)]
+    pub(crate) transport: Net,
+    /// Directory of the nodes' identity keys. Keys that are there are used again.
+    #[arg(long, default_value = "devnet", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Stop a node at the start of a slot, for example 2@3. May be repeated.
+    #[arg(long, value_name = "NODE@SLOT")]
+    pub(crate) kill: Vec<At>,
+    /// Start a stopped node again at the start of a slot. May be repeated.
+    #[arg(long, value_name = "NODE@SLOT")]
+    pub(crate) restart: Vec<At>,
+    /// Print one JSON object a line, and nothing else, on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What the nodes listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Net {
+    Tcp,
+    Quic,
+    Both,
+}
+
+/// A node at a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct At {
+    pub(crate) node: usize,
+    pub(crate) slot: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("write it as NODE@SLOT, for example 2@3: node 2 at slot 3")]
+pub(crate) struct AtError;
+
+impl FromStr for At {
+    type Err = AtError;
+
+    fn from_str(text: &str) -> Result<Self, AtError> {
+        let (node, slot) = text.split_once('@').ok_or(AtError)?;
+        Ok(Self {
+            node: node.parse().map_err(|_| AtError)?,
+            slot: slot.parse().map_err(|_| AtError)?,
+        })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("write a number with its unit, between 100ms and 1h: 500ms, 2s, 1m")]
+pub(crate) struct DurationError;
+
+fn duration(text: &str) -> Result<Duration, DurationError> {
+    let digits = text.trim_end_matches(char::is_alphabetic);
+    let number: u64 = digits.parse().map_err(|_| DurationError)?;
+    let millis = match &text[digits.len()..] {
+        "ms" => number,
+        "s" => number.saturating_mul(1000),
+        "m" => number.saturating_mul(60_000),
+        _ => return Err(DurationError),
+    };
+    if (100..=3_600_000).contains(&millis) {
+        Ok(Duration::from_millis(millis))
+    } else {
+        Err(DurationError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_a_unit_and_bounds() {
+        assert_eq!(duration("100ms").unwrap(), Duration::from_millis(100));
+        assert_eq!(duration("2s").unwrap(), Duration::from_secs(2));
+        assert_eq!(duration("1m").unwrap(), Duration::from_secs(60));
+        for wrong in ["", "1", "99ms", "2h", "61m", "-1s", "1 s", "s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_node_at_a_slot_is_read() {
+        assert_eq!("2@3".parse::<At>().unwrap(), At { node: 2, slot: 3 });
+        for wrong in ["", "2", "@", "2@", "@3", "a@b", "2@3@4"] {
+            assert!(wrong.parse::<At>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! `pluto devnet`: a cluster on one machine whose nodes find each other and sign.
+//!
+//! The nodes are real: identity keys on disk, sockets on loopback, keys split among them. Each slot
+//! every node signs the same duty with its shares, sends that to the others, and puts the group
+//! signature together once enough have come in.
+//!
+//! - **Owner:** [`run`] owns the nodes; they report through one bounded channel.
+//! - **Cancellation:** Ctrl-C or SIGTERM ends after the summary; all tasks are joined before.
+
+mod cluster;
+mod node;
+mod score;
+mod view;
+
+use std::{collections::BTreeSet, error::Error, process::ExitCode, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use self::{
+    cluster::Cluster,
+    node::{Node, Report},
+    score::Score,
+    view::View,
+};
+use crate::{INTERRUPTED, args};
+
+/// Reports that wait to be shown; a node that finds it full waits.
+const REPORTS: usize = 1024;
+/// How long the mesh may take; on loopback it takes milliseconds.
+const MESH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long after its start a slot may still be completed, at least.
+const LATE: Duration = Duration::from_secs(5);
+/// How often a live view is drawn anew: round-trip times change without an event.
+const REDRAW: Duration = Duration::from_millis(200);
+
+#[derive(Debug, thiserror::Error)]
+enum DevnetError {
+    #[error("node {node} does not exist: nodes are 0 to {}", nodes - 1)]
+    NoSuchNode { node: usize, nodes: usize },
+    #[error("a threshold of {threshold} is impossible with {nodes} nodes: choose 1 to {nodes}")]
+    Threshold { threshold: u32, nodes: u32 },
+    #[error("the nodes did not all connect within {}s\n{missing}", MESH_TIMEOUT.as_secs())]
+    NoMesh { missing: String },
+}
+
+pub(crate) fn run(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
+    check(&args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(devnet(args))
+}
+
+fn check(args: &args::Devnet) -> Result<(), DevnetError> {
+    let nodes = args.nodes as usize;
+    for at in args.kill.iter().chain(&args.restart) {
+        if at.node >= nodes {
+            return Err(DevnetError::NoSuchNode {
+                node: at.node,
+                nodes,
+            });
+        }
+    }
+    match args.threshold {
+        Some(threshold) if threshold == 0 || threshold > args.nodes => {
+            Err(DevnetError::Threshold {
+                threshold,
+                nodes: args.nodes,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn devnet(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
+    let cluster: Arc<Cluster> = Arc::new({
+        let args = args.clone();
+        tokio::task::spawn_blocking(move || Cluster::create(&args)).await??
+    });
+    let mut view = View::new(args.json, &cluster);
+    let (reports, mut reported) = mpsc::channel(REPORTS);
+    let (genesis, begun) = watch::channel(None);
+    let mut nodes = Vec::new();
+    for index in 0..cluster.size() {
+        nodes.push(Some(
+            Node::start(cluster.clone(), index, begun.clone(), reports.clone()).await?,
+        ));
+    }
+    let before_mesh = Instant::now();
+    introduce(&nodes);
+    view.started(&nodes);
+
+    let mut score = Score::new(&args, cluster.size());
+    let mut interrupted = false;
+    tokio::select! {
+        biased;
+        () = stopped() => interrupted = true,
+        meshed = mesh(&nodes, before_mesh) => view.meshed(&nodes, meshed?),
+    }
+    if !interrupted {
+        let start = Instant::now() + Duration::from_millis(200);
+        genesis.send_replace(Some(start));
+        let mut course = Course {
+            args: &args,
+            cluster: &cluster,
+            nodes: &mut nodes,
+            begun,
+            reports: reports.clone(),
+            start,
+        };
+        interrupted = course.run(&mut reported, &mut score, &mut view).await?;
+    }
+
+    // Whatever the nodes still have to say while they end is dropped with the channel.
+    drop(reported);
+    for node in nodes.into_iter().flatten() {
+        node.stop().await;
+    }
+    // Without an end of its own, being stopped is how it ends.
+    let ok = score.ok() && (!interrupted || args.slots == 0);
+    view.summary(&score, ok, interrupted);
+    Ok(match (ok, interrupted) {
+        (true, _) => ExitCode::SUCCESS,
+        (false, true) => ExitCode::from(INTERRUPTED),
+        (false, false) => ExitCode::FAILURE,
+    })
+}
+
+/// Tells every node where the others are.
+fn introduce(nodes: &[Option<Node>]) {
+    for node in nodes.iter().flatten() {
+        for other in nodes.iter().flatten() {
+            if node.index != other.index {
+                node.meets(other);
+            }
+        }
+    }
+}
+
+/// Waits until every node has a connection to every other.
+async fn mesh(nodes: &[Option<Node>], began: Instant) -> Result<Duration, DevnetError> {
+    for node in nodes.iter().flatten() {
+        let met = node.context.quorum(nodes.len() - 1);
+        if !matches!(timeout_at(began + MESH_TIMEOUT, met).await, Ok(Ok(()))) {
+            let missing = nodes
+                .iter()
+                .flatten()
+                .filter_map(|other| node.context.why_not_connected(other.peer))
+                .map(|why| format!("  node {}: {why}\n", node.index))
+                .collect();
+            return Err(DevnetError::NoMesh { missing });
+        }
+    }
+    Ok(began.elapsed())
+}
+
+/// The slots, with what happens to nodes in them.
+struct Course<'a> {
+    args: &'a args::Devnet,
+    cluster: &'a Arc<Cluster>,
+    nodes: &'a mut Vec<Option<Node>>,
+    begun: watch::Receiver<Option<Instant>>,
+    reports: mpsc::Sender<Report>,
+    start: Instant,
+}
+
+impl Course<'_> {
+    /// Runs all slots and waits for their results. `true` if it was stopped.
+    async fn run(
+        &mut self,
+        reported: &mut mpsc::Receiver<Report>,
+        score: &mut Score,
+        view: &mut View,
+    ) -> Result<bool, Box<dyn Error>> {
+        let last = self.args.slots;
+        let mut slot = 0;
+        let mut stop = std::pin::pin!(stopped());
+        let mut redraw = tokio::time::interval(REDRAW);
+        // Those that were restarted and have not met everybody again.
+        let mut returning: BTreeSet<usize> = BTreeSet::new();
+        loop {
+            let ended = last != 0 && slot >= last;
+            let next = if ended {
+                self.slot_start(last) + LATE
+            } else {
+                self.slot_start(slot)
+            };
+            if ended && score.is_complete() && returning.is_empty() {
+                return Ok(false);
+            }
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(true),
+                () = sleep_until(next) => {
+                    if ended {
+                        return Ok(false);
+                    }
+                    self.orders(slot, score, view, &mut returning).await?;
+                    score.begin(slot);
+                    slot += 1;
+                }
+                Some(report) = reported.recv() => {
+                    if let Report::Back { node, after } = &report {
+                        returning.remove(node);
+                        score.back(*node, *after);
+                    }
+                    score.add(&report);
+                    view.report(&report, score, self.nodes);
+                }
+                _ = redraw.tick() => view.draw(score, self.nodes),
+            }
+        }
+    }
+
+    fn slot_start(&self, slot: u64) -> Instant {
+        let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+        self.start + self.args.slot_duration * slot
+    }
+
+    /// Stops and starts nodes as ordered for this slot.
+    async fn orders(
+        &mut self,
+        slot: u64,
+        score: &mut Score,
+        view: &mut View,
+        returning: &mut BTreeSet<usize>,
+    ) -> Result<(), Box<dyn Error>> {
+        for at in self.args.kill.iter().filter(|at| at.slot == slot) {
+            if let Some(node) = self.nodes[at.node].take() {
+                score.down(at.node, slot);
+                returning.remove(&at.node);
+                view.killed(at.node, slot);
+                node.stop().await;
+            }
+        }
+        for at in self.args.restart.iter().filter(|at| at.slot == slot) {
+            if self.nodes[at.node].is_some() {
+                continue;
+            }
+            let node = Node::start(
+                self.cluster.clone(),
+                at.node,
+                self.begun.clone(),
+                self.reports.clone(),
+            )
+            .await?;
+            // It knows where the others are; they learn from it where it is now.
+            for other in self.nodes.iter().flatten() {
+                node.meets(other);
+            }
+            let others = self.nodes.iter().flatten().count();
+            node.report_back(others, self.reports.clone());
+            returning.insert(at.node);
+            view.restarted(at.node, slot);
+            // It may come in the middle of a slot; the first whole one counts.
+            score.up(at.node, slot + 1);
+            self.nodes[at.node] = Some(node);
+        }
+        Ok(())
+    }
+}
+
+/// Resolves on Ctrl-C or SIGTERM.
+async fn stopped() {
+    let interrupt = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+}

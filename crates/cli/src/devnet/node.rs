@@ -1,0 +1,354 @@
+//! One node of the cluster: its network, and its duties.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    error::Error,
+    sync::Arc,
+    time::Duration,
+};
+
+use libp2p::PeerId;
+use pluto_core::{
+    Duty, DutyType, ParSigEx, ParSignedData, ParSignedDataSet, PubKey, ShareIdx,
+    signed::{SignedData, SignedRandao},
+    signing::{DomainKind, signing_root},
+    threshold::{Quorum, ThresholdStore},
+};
+use pluto_crypto::bls::{self, Signature};
+use pluto_p2p::{Control, Node as P2PNode, NodeConfig, P2PContext, exchange::Budget};
+use pluto_parsigex::{BlsVerifier, Handle, Members, Received};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet, spawn_blocking},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{LATE, cluster::Cluster};
+use crate::args::Net;
+
+/// Group signatures in the making at once; each takes a thread for about a millisecond.
+const MAX_AGGREGATING: usize = 16;
+
+/// What a node has to say.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// All validators' signatures of a slot are put together and verify.
+    Signed {
+        node: usize,
+        slot: u64,
+        elapsed: Duration,
+    },
+    /// Something went wrong.
+    Failed {
+        node: usize,
+        slot: u64,
+        what: Failure,
+    },
+    /// A restarted node has met all others again.
+    Back { node: usize, after: Duration },
+}
+
+/// What can go wrong in a duty.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("could not send to peer {peer}: {cause}")]
+    Send {
+        peer: PeerId,
+        cause: pluto_parsigex::SendError,
+    },
+    #[error("the group signature does not verify: {0}")]
+    Aggregate(#[from] bls::Error),
+    #[error(transparent)]
+    Equivocation(#[from] pluto_core::threshold::Equivocation),
+}
+
+/// A running node.
+pub(crate) struct Node {
+    pub(crate) index: usize,
+    pub(crate) peer: PeerId,
+    pub(crate) context: P2PContext,
+    pub(crate) listen: Vec<libp2p::Multiaddr>,
+    control: Control,
+    cancel: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    began: Instant,
+}
+
+impl Node {
+    /// Starts a node and waits until it listens.
+    pub(crate) async fn start(
+        cluster: Arc<Cluster>,
+        index: usize,
+        begun: watch::Receiver<Option<Instant>>,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Self, Box<dyn Error>> {
+        let began = Instant::now();
+        let context = P2PContext::new(cluster.members.iter().map(|member| member.peer));
+        let mut config = NodeConfig::new(cluster.keypair(index)?);
+        if cluster.net != Net::Quic {
+            config = config.with_listen("/ip4/127.0.0.1/tcp/0".parse()?);
+        }
+        if cluster.net != Net::Tcp {
+            config = config.with_listen("/ip4/127.0.0.1/udp/0/quic-v1".parse()?);
+        }
+        let members = Members::new(cluster.members.iter().map(|m| (m.peer, m.share_idx)));
+        let verifier = BlsVerifier::new(cluster.forks.clone(), cluster.public_shares());
+        let (node, (handle, received)) = P2PNode::new(config, context.clone(), |builder| {
+            let (behaviour, handle, received) = pluto_parsigex::new(
+                builder.p2p_context(),
+                builder.local_peer_id(),
+                members,
+                verifier,
+                Budget::default(),
+            );
+            Ok::<_, Infallible>((behaviour, (handle, received)))
+        })?;
+        let (control, peer) = (node.control(), node.local_peer_id());
+        let cancel = CancellationToken::new();
+        let network = tokio::spawn(node.run(cancel.child_token()));
+        let listen = control.listening().await?;
+        let duties = Duties {
+            cluster,
+            index,
+            handle,
+            reports,
+        };
+        let stop = cancel.child_token();
+        let duties = tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = duties.run(begun, received) => {}
+            }
+        });
+        Ok(Self {
+            index,
+            peer,
+            context,
+            listen,
+            control,
+            cancel,
+            tasks: vec![network, duties],
+            began,
+        })
+    }
+
+    /// Tells it where another is.
+    pub(crate) fn meets(&self, other: &Self) {
+        self.control.book().set(other.peer, other.listen.clone());
+    }
+
+    /// Reports once it has met that many others.
+    pub(crate) fn report_back(&self, others: usize, reports: mpsc::Sender<Report>) {
+        let (context, began, node) = (self.context.clone(), self.began, self.index);
+        tokio::spawn(async move {
+            // Ends with the node, met or not.
+            if context.quorum(others).await.is_ok() {
+                let after = began.elapsed();
+                let _ = reports.send(Report::Back { node, after }).await;
+            }
+        });
+    }
+
+    /// Stops it and waits for its tasks.
+    pub(crate) async fn stop(self) {
+        self.cancel.cancel();
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(node = self.index, %error, "a task of the node failed");
+            }
+        }
+    }
+}
+
+/// The signing half of a node.
+struct Duties {
+    cluster: Arc<Cluster>,
+    index: usize,
+    handle: Handle,
+    reports: mpsc::Sender<Report>,
+}
+
+/// The result of putting one group signature together.
+type Aggregated = (u64, PubKey, Result<(), bls::Error>);
+
+impl Duties {
+    async fn run(
+        self,
+        mut begun: watch::Receiver<Option<Instant>>,
+        mut received: mpsc::Receiver<Received>,
+    ) {
+        let Ok(genesis) = begun.wait_for(Option::is_some).await.map(|begun| *begun) else {
+            return;
+        };
+        let Some(genesis) = genesis else { return };
+        let mut store = ThresholdStore::new(self.cluster.threshold);
+        let mut aggregating: JoinSet<Aggregated> = JoinSet::new();
+        let mut sending: JoinSet<()> = JoinSet::new();
+        let mut missing: BTreeMap<u64, BTreeSet<PubKey>> = BTreeMap::new();
+        let mut slot = self.first_slot(genesis);
+        loop {
+            let more = self.cluster.slots == 0 || slot < self.cluster.slots;
+            tokio::select! {
+                () = sleep_until(self.starts(genesis, slot)), if more => {
+                    store.forget_before(slot.saturating_sub(8));
+                    missing.retain(|old, _| *old + 8 >= slot);
+                    let message = self.sign(slot).await;
+                    let by = Instant::now() + LATE;
+                    self.collect(&message, self.share_idx(), &mut store, &mut missing, &mut aggregating).await;
+                    let (broadcast, reports, node) =
+                        (self.handle.broadcast(&message, by), self.reports.clone(), self.index);
+                    sending.spawn(async move {
+                        for (peer, result) in broadcast.await.peers {
+                            if let Err(cause) = result {
+                                let what = Failure::Send { peer, cause };
+                                let _ = reports.send(Report::Failed { node, slot, what }).await;
+                            }
+                        }
+                    });
+                    slot += 1;
+                }
+                Some(received) = received.recv(), if aggregating.len() < MAX_AGGREGATING => {
+                    self.collect(&received.message, received.share_idx, &mut store, &mut missing, &mut aggregating).await;
+                }
+                Some(Ok((slot, pubkey, result))) = aggregating.join_next() => {
+                    self.aggregated(slot, pubkey, result, genesis, &mut missing).await;
+                }
+                Some(_) = sending.join_next() => {}
+                else => return,
+            }
+        }
+    }
+
+    fn share_idx(&self) -> ShareIdx {
+        self.cluster.members[self.index].share_idx
+    }
+
+    fn starts(&self, genesis: Instant, slot: u64) -> Instant {
+        genesis + self.cluster.slot_duration * u32::try_from(slot).unwrap_or(u32::MAX)
+    }
+
+    /// The slot that begins next; not 0 for a node that starts late.
+    fn first_slot(&self, genesis: Instant) -> u64 {
+        let passed = Instant::now().saturating_duration_since(genesis);
+        let slots = passed
+            .as_millis()
+            .div_ceil(self.cluster.slot_duration.as_millis());
+        u64::try_from(slots).unwrap_or(u64::MAX)
+    }
+
+    /// Signs the slot's duty with the shares of all validators.
+    async fn sign(&self, slot: u64) -> ParSigEx {
+        let (cluster, share_idx) = (self.cluster.clone(), self.share_idx());
+        let signed = spawn_blocking(move || {
+            let (epoch, root) = root_of(&cluster, slot);
+            let entries = cluster.validators.iter().map(|validator| {
+                let signature = validator.share(share_idx).sign(&root).to_bytes();
+                let data = ParSignedData {
+                    data: SignedRandao::new(epoch, signature).to_json(),
+                    signature: signature.to_vec().into(),
+                    share_idx,
+                };
+                (validator.pubkey, data)
+            });
+            ParSigEx {
+                duty: Duty::new(slot, DutyType::Randao),
+                set: ParSignedDataSet::from_entries(entries).expect("distinct validators"),
+            }
+        });
+        signed.await.expect("signing does not panic")
+    }
+
+    /// Adds verified partial signatures; each validator that has enough is put together.
+    async fn collect(
+        &self,
+        message: &ParSigEx,
+        share_idx: ShareIdx,
+        store: &mut ThresholdStore,
+        missing: &mut BTreeMap<u64, BTreeSet<PubKey>>,
+        aggregating: &mut JoinSet<Aggregated>,
+    ) {
+        let duty = message.duty;
+        let slot = duty.slot.0;
+        missing
+            .entry(slot)
+            .or_insert_with(|| self.cluster.validators.iter().map(|v| v.pubkey).collect());
+        let (_, root) = root_of(&self.cluster, slot);
+        for (pubkey, data) in message.set.iter() {
+            // Verified before it came here, so that it decodes.
+            let Ok(signed) = SignedData::decode(duty.kind, &data.data) else {
+                continue;
+            };
+            let Ok(signature) = Signature::from_bytes(&signed.signature()) else {
+                continue;
+            };
+            match store.add(duty, *pubkey, share_idx, root, signature) {
+                Ok(Some(quorum)) => {
+                    let (cluster, pubkey) = (self.cluster.clone(), *pubkey);
+                    aggregating.spawn_blocking(move || {
+                        (slot, pubkey, aggregate(&cluster, pubkey, &root, &quorum))
+                    });
+                }
+                Ok(None) => {}
+                Err(equivocation) => self.failed(slot, equivocation.into()).await,
+            }
+        }
+    }
+
+    async fn aggregated(
+        &self,
+        slot: u64,
+        pubkey: PubKey,
+        result: Result<(), bls::Error>,
+        genesis: Instant,
+        missing: &mut BTreeMap<u64, BTreeSet<PubKey>>,
+    ) {
+        if let Err(error) = result {
+            self.failed(slot, error.into()).await;
+            return;
+        }
+        let Some(left) = missing.get_mut(&slot) else {
+            return;
+        };
+        if left.remove(&pubkey) && left.is_empty() {
+            let elapsed = Instant::now().saturating_duration_since(self.starts(genesis, slot));
+            let node = self.index;
+            let _ = self
+                .reports
+                .send(Report::Signed {
+                    node,
+                    slot,
+                    elapsed,
+                })
+                .await;
+        }
+    }
+
+    async fn failed(&self, slot: u64, what: Failure) {
+        let node = self.index;
+        let _ = self.reports.send(Report::Failed { node, slot, what }).await;
+    }
+}
+
+/// The epoch of a slot and what is signed for it.
+fn root_of(cluster: &Cluster, slot: u64) -> (u64, [u8; 32]) {
+    let epoch = slot / cluster.forks.slots_per_epoch.get();
+    let mut root = [0; 32];
+    root[..8].copy_from_slice(&epoch.to_le_bytes());
+    let domain = cluster.forks.domain(DomainKind::Randao, epoch);
+    (epoch, signing_root(root, domain))
+}
+
+fn aggregate(
+    cluster: &Cluster,
+    pubkey: PubKey,
+    root: &[u8; 32],
+    quorum: &Quorum,
+) -> Result<(), bls::Error> {
+    let signature = bls::threshold_aggregate(quorum)?;
+    match cluster.validators.iter().find(|v| v.pubkey == pubkey) {
+        Some(validator) => bls::verify(&validator.group, root, &signature),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,28 @@
+//! `pluto create enr` and `pluto enr`.
+
+use std::{error::Error, process::ExitCode};
+
+use pluto_crypto::{enr::Enr, keyfile};
+
+use crate::args::DataDir;
+
+/// The identity key's file inside a data directory (p2p spec, section 1.1).
+pub(crate) const KEY_FILE: &str = "charon-enr-private-key";
+
+pub(crate) fn create(target: &DataDir) -> Result<ExitCode, Box<dyn Error>> {
+    let path = target.data_dir.join(KEY_FILE);
+    let key = keyfile::create(&path)?;
+    println!("Created the identity key {}", path.display());
+    println!("{}", Enr::for_key(&key).text());
+    println!(
+        "\nBack up {}: whoever has it is this node, and nobody can make it again.",
+        path.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn show(target: &DataDir) -> Result<ExitCode, Box<dyn Error>> {
+    let key = keyfile::load(target.data_dir.join(KEY_FILE))?;
+    println!("{}", Enr::for_key(&key).text());
+    Ok(ExitCode::SUCCESS)
+}
