@@ -1,5 +1,10 @@
 //! Two real nodes on loopback that exchange messages.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on shall end here"
+)]
+
 use std::{convert::Infallible, time::Duration};
 
 use libp2p::{Multiaddr, PeerId, StreamProtocol, identity::Keypair};

@@ -1,5 +1,10 @@
 //! An optional behaviour is switched on and off between two real swarms whose one connection stays.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on shall end here"
+)]
+
 use std::{
     collections::VecDeque,
     future::Future,

@@ -86,7 +86,11 @@ impl Score {
                 slot,
                 elapsed,
             } => {
-                if let Some(signed) = self.signed.get_mut(slot) {
+                // A node that was down finishes what it missed late, which says nothing.
+                let counts = self.expected(*slot).contains(node);
+                if let Some(signed) = self.signed.get_mut(slot)
+                    && counts
+                {
                     signed.insert(*node, *elapsed);
                     let times = &mut self.times[*node];
                     if times.len() >= MAX_TIMES {

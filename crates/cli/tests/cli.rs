@@ -1,0 +1,123 @@
+//! The binary as a user runs it.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on shall end here"
+)]
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+#[test]
+fn an_enr_is_created_once_and_shown_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let created = pluto(&["create", "enr"], dir.path());
+    assert!(created.status.success(), "{created:?}");
+    let enr = stdout(&created)
+        .lines()
+        .find(|line| line.starts_with("enr:"))
+        .unwrap()
+        .to_owned();
+    assert_eq!(enr.len(), 163);
+
+    let shown = pluto(&["enr"], dir.path());
+    assert_eq!(stdout(&shown).trim(), enr);
+
+    let key = dir.path().join("charon-enr-private-key");
+    let before = std::fs::read(&key).unwrap();
+    let again = pluto(&["create", "enr"], dir.path());
+    assert_eq!(again.status.code(), Some(1));
+    assert!(
+        stderr(&again).contains("charon-enr-private-key"),
+        "{again:?}"
+    );
+    assert_eq!(std::fs::read(&key).unwrap(), before);
+}
+
+#[test]
+fn a_wrong_key_file_is_named_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("charon-enr-private-key");
+    std::fs::write(&key, "not a key").unwrap();
+    for command in [&["enr"][..], &["create", "enr"]] {
+        let output = pluto(command, dir.path());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            stderr(&output).contains("charon-enr-private-key"),
+            "{output:?}"
+        );
+        assert_eq!(std::fs::read(&key).unwrap(), b"not a key");
+    }
+}
+
+#[test]
+fn a_devnet_signs_heals_and_says_so_in_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = pluto(
+        &[
+            "devnet",
+            "--slots",
+            "6",
+            "--slot-duration",
+            "500ms",
+            "--json",
+            "--kill",
+            "2@1",
+            "--restart",
+            "2@3",
+        ],
+        dir.path(),
+    );
+    assert!(output.status.success(), "{output:?}");
+    let lines: Vec<serde_json::Value> = stdout(&output)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let event = |name: &str| lines.iter().find(|line| line["event"] == name).cloned();
+    let summary = lines.last().unwrap();
+    assert_eq!(summary["event"], "summary");
+    assert_eq!(summary["ok"], true);
+    assert_eq!(summary["complete"], 6);
+    assert_eq!(event("killed").unwrap()["node"], 2);
+    assert!(event("back").unwrap()["after_ms"].as_f64().unwrap() < 2000.0);
+    let key = dir.path().join("node0/charon-enr-private-key");
+    assert_eq!(std::fs::read(key).unwrap().len(), 64);
+}
+
+#[test]
+fn wrong_usage_is_told_from_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    for wrong in [
+        &["devnet", "--kill", "9"][..],
+        &["devnet", "--slot-duration", "1"],
+        &["devnet", "--nodes", "1"],
+        &["no-such-command"],
+    ] {
+        assert_eq!(pluto(wrong, dir.path()).status.code(), Some(2), "{wrong:?}");
+    }
+    let output = pluto(&["devnet", "--kill", "9@1"], dir.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("node 9 does not exist"),
+        "{output:?}"
+    );
+}
+
+fn pluto(args: &[&str], dir: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pluto"));
+    command.args(args);
+    if args[0] != "no-such-command" {
+        command.arg("--data-dir").arg(dir);
+    }
+    command.env_remove("RUST_LOG").output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
