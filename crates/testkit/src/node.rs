@@ -40,11 +40,14 @@ impl<H> TestNode<H> {
     /// # Panics
     ///
     /// If it cannot be built or does not listen in time.
-    pub async fn start<B: NetworkBehaviour>(
+    pub async fn start<B>(
         config: NodeConfig,
         known: &[PeerId],
         build: impl FnOnce(&NodeBuilder<'_>) -> (B, H),
-    ) -> Self {
+    ) -> Self
+    where
+        B: NetworkBehaviour<ToSwarm: Send> + Send,
+    {
         let key = config.key.clone();
         let context = P2PContext::new(known.iter().copied());
         let (node, handle) = Node::new(config, context.clone(), |builder| {

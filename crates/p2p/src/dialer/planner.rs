@@ -313,7 +313,7 @@ mod tests {
 
         planner.handle_addresses(large, vec![fresh.clone()], t0);
         let dial = planner.next_action(t0).unwrap();
-        assert_eq!(dial.addresses, [fresh.clone()]);
+        assert_eq!(dial.addresses, std::slice::from_ref(&fresh));
 
         let third: Multiaddr = "/ip4/127.0.0.1/tcp/3".parse().unwrap();
         planner.handle_addresses(large, vec![third], t0);
