@@ -187,13 +187,15 @@ pub struct Node<B: NetworkBehaviour> {
     control: Control,
     commands: mpsc::Receiver<Command>,
     outside: Outside,
+    /// Listeners, those of the configuration first and in its order, and what they are bound to.
+    listeners: Vec<(ListenerId, Vec<Multiaddr>)>,
     addresses: watch::Sender<Addresses>,
 }
 
 /// Where a node listens and what it tells the world.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// Bound addresses.
+    /// Bound addresses, in the order of the configuration.
     pub listen: Vec<Multiaddr>,
     /// Addresses from outside.
     pub external: Vec<Multiaddr>,
@@ -352,6 +354,10 @@ impl<B: NetworkBehaviour> Node<B> {
                     })?;
             pending.push(listener);
         }
+        let listeners = pending
+            .iter()
+            .map(|listener| (*listener, Vec::new()))
+            .collect();
         let addresses = watch::Sender::new(Addresses {
             pending,
             ..Addresses::default()
@@ -374,6 +380,7 @@ impl<B: NetworkBehaviour> Node<B> {
                 host: config.external_host,
                 filter: config.filter_private_addrs,
             },
+            listeners,
             addresses,
         };
         Ok((node, handle))
@@ -438,18 +445,16 @@ impl<B: NetworkBehaviour> Node<B> {
             } => {
                 tracing::info!(%address, "listening");
                 self.advertise(address);
-                self.addresses.send_modify(|addresses| {
-                    addresses.pending.retain(|pending| pending != listener_id);
-                    if !addresses.listen.contains(address) {
-                        addresses.listen.push(address.clone());
+                self.rebind(*listener_id, |bound| {
+                    if !bound.contains(address) {
+                        bound.push(address.clone());
                     }
                 });
             }
-            SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.addresses.send_modify(|addresses| {
-                    addresses.listen.retain(|listen| listen != address);
-                });
-            }
+            SwarmEvent::ExpiredListenAddr {
+                listener_id,
+                address,
+            } => self.rebind(*listener_id, |bound| bound.retain(|old| old != address)),
             SwarmEvent::ListenerClosed {
                 listener_id,
                 addresses: closed,
@@ -458,10 +463,9 @@ impl<B: NetworkBehaviour> Node<B> {
                 if let Err(error) = reason {
                     tracing::warn!(?closed, %error, "a listener ended");
                 }
-                self.addresses.send_modify(|addresses| {
-                    addresses.pending.retain(|pending| pending != listener_id);
-                    addresses.listen.retain(|listen| !closed.contains(listen));
-                });
+                self.rebind(*listener_id, Vec::clear);
+                self.listeners
+                    .retain(|(listener, _)| listener != listener_id);
             }
             SwarmEvent::ExternalAddrConfirmed { address } => {
                 self.addresses.send_modify(|addresses| {
@@ -477,6 +481,26 @@ impl<B: NetworkBehaviour> Node<B> {
             }
             _ => {}
         }
+    }
+
+    /// A listener has changed what it is bound to.
+    fn rebind(&mut self, listener: ListenerId, change: impl FnOnce(&mut Vec<Multiaddr>)) {
+        let known = self.listeners.iter_mut().find(|(id, _)| *id == listener);
+        match known {
+            Some((_, bound)) => change(bound),
+            // A behaviour listens too, such as on a relay.
+            None => {
+                let mut bound = Vec::new();
+                change(&mut bound);
+                self.listeners.push((listener, bound));
+            }
+        }
+        let listen = self.listeners.iter().flat_map(|(_, bound)| bound).cloned();
+        let listen = listen.collect();
+        self.addresses.send_modify(|addresses| {
+            addresses.pending.retain(|pending| *pending != listener);
+            addresses.listen = listen;
+        });
     }
 
     /// Tells the world of a bound address, as configured.
