@@ -29,7 +29,10 @@ use libp2p::{
     identity::Keypair,
     multiaddr::Protocol,
     noise, quic, relay,
-    swarm::{self, NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
+    swarm::{
+        self, NetworkBehaviour, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
     tcp, yamux,
 };
 use tokio::sync::{mpsc, watch};
@@ -229,8 +232,8 @@ impl Control {
         self.local
     }
 
-    /// Dials a peer once, whether it is known or not; the gate still decides. For tools: known
-    /// peers are dialled for ever by themselves, see [`book`](Self::book).
+    /// Dials a peer once, whether it is known or connected or not; the gate still decides. For
+    /// tools: known peers are dialled for ever by themselves, see [`book`](Self::book).
     pub async fn dial(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<(), NodeGone> {
         self.commands
             .send(Command::Dial(peer, addresses))
@@ -534,7 +537,11 @@ impl<B: NetworkBehaviour> Node<B> {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Dial(peer, addresses) => {
-                let opts = DialOpts::peer_id(peer).addresses(addresses).build();
+                let opts = DialOpts::peer_id(peer)
+                    .addresses(addresses)
+                    // Being connected, perhaps through a relay, is no reason to refuse.
+                    .condition(PeerCondition::Always)
+                    .build();
                 if let Err(error) = self.swarm.dial(opts) {
                     tracing::debug!(%peer, %error, "not dialled");
                 }
