@@ -10,7 +10,8 @@
 //!   called; dropping the node ends every waiter with an error.
 
 use std::{
-    net::IpAddr,
+    io,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -35,7 +36,10 @@ use libp2p::{
     },
     tcp, yamux,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    net::TcpSocket,
+    sync::{mpsc, watch},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -146,7 +150,7 @@ pub enum NodeError {
         address: Multiaddr,
         /// What the transport said.
         #[source]
-        source: TransportError<std::io::Error>,
+        source: TransportError<io::Error>,
     },
     /// The noise key could not be made from the identity.
     #[error("the identity key cannot secure connections")]
@@ -346,6 +350,12 @@ impl<B: NetworkBehaviour> Node<B> {
             .with_smart_dial();
         let mut swarm = Swarm::new(transport, behaviour, local, swarm_config);
 
+        for address in &config.listen {
+            is_free(address).map_err(|error| NodeError::Listen {
+                address: address.clone(),
+                source: TransportError::Other(error),
+            })?;
+        }
         let mut pending = Vec::new();
         for address in &config.listen {
             let listener =
@@ -563,6 +573,27 @@ impl<B: NetworkBehaviour> Stream for Node<B> {
         }
         Poll::Ready(event)
     }
+}
+
+/// Whether nobody listens on a TCP address. libp2p shares the ports that it listens on, so that it
+/// can dial from them; a second node there would take half of the first one's connections.
+fn is_free(address: &Multiaddr) -> io::Result<()> {
+    let mut parts = address.iter();
+    let (ip, port) = match (parts.next(), parts.next()) {
+        (Some(Protocol::Ip4(ip)), Some(Protocol::Tcp(port))) => (IpAddr::V4(ip), port),
+        // A probe of all of IPv6 would stumble over listeners on IPv4.
+        (Some(Protocol::Ip6(ip)), Some(Protocol::Tcp(port))) if !ip.is_unspecified() => {
+            (IpAddr::V6(ip), port)
+        }
+        _ => return Ok(()),
+    };
+    let probe = match ip {
+        IpAddr::V4(_) => TcpSocket::new_v4()?,
+        IpAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections of a node that has ended do not matter.
+    probe.set_reuseaddr(true)?;
+    probe.bind(SocketAddr::new(ip, port))
 }
 
 /// TCP with noise and yamux, QUIC and circuits, names resolved.
