@@ -17,13 +17,14 @@ use std::{
     time::Duration,
 };
 
+use either::Either;
 use futures::{Stream, StreamExt};
 use libp2p::{
     Multiaddr, PeerId, Swarm, Transport as _, TransportError, autonat, connection_limits,
     connection_limits::ConnectionLimits,
     core::{
         muxing::StreamMuxerBox,
-        transport::{Boxed, ListenerId},
+        transport::{Boxed, ListenerId, timeout::TransportTimeoutError},
         upgrade::Version,
     },
     dns,
@@ -609,9 +610,16 @@ fn transport(
     let direct = || {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
         let quic = quic::tokio::Transport::new(quic::Config::new(&config.key))
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            .map_err(|error| match error {
+                quic::Error::Io(error) => error,
+                quic::Error::HandshakeTimedOut => io::ErrorKind::TimedOut.into(),
+                error @ quic::Error::Connection(_) => broken_handshake(error),
+                error => io::Error::other(error),
+            });
         quic.or_transport(secure.over(tcp))
             .map(|either, _| either.into_inner())
+            .map_err(Either::into_inner)
             .boxed()
     };
     let direct = match dns::tokio::Transport::system(direct()) {
@@ -624,11 +632,17 @@ fn transport(
     Ok(match relay {
         None => direct,
         Some(relay) => secure
-            .over(relay)
+            .over(relay.map_err(io::Error::other))
             .or_transport(direct)
             .map(|either, _| either.into_inner())
+            .map_err(Either::into_inner)
             .boxed(),
     })
+}
+
+/// The other side was there, and then it broke.
+fn broken_handshake(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
 /// What makes a stream of bytes a connection.
@@ -641,9 +655,8 @@ struct Secure {
 impl Secure {
     fn over<T>(&self, transport: T) -> Boxed<(PeerId, StreamMuxerBox)>
     where
-        T: libp2p::Transport + Send + Unpin + 'static,
+        T: libp2p::Transport<Error = io::Error> + Send + Unpin + 'static,
         T::Output: futures::AsyncRead + futures::AsyncWrite + Send + Unpin + 'static,
-        T::Error: Send + Sync + 'static,
         T::Dial: Send + 'static,
         T::ListenerUpgrade: Send + 'static,
     {
@@ -652,6 +665,16 @@ impl Secure {
             .authenticate(self.noise.clone())
             .multiplex(self.yamux.clone())
             .timeout(self.timeout)
+            // The layers hide the kind of an error, from which its cause is told.
+            .map_err(|error| match error {
+                TransportTimeoutError::Timeout => io::ErrorKind::TimedOut.into(),
+                TransportTimeoutError::TimerError(error) => error,
+                TransportTimeoutError::Other(Either::Left(Either::Left(error))) => error,
+                TransportTimeoutError::Other(Either::Left(Either::Right(error))) => {
+                    broken_handshake(error)
+                }
+                TransportTimeoutError::Other(Either::Right(error)) => broken_handshake(error),
+            })
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
             .boxed()
     }
