@@ -14,46 +14,46 @@ use pluto_testkit::{LIMIT, TestNode, config, ids, introduce, keys, met};
 use tokio::{task::JoinHandle, time::Instant};
 
 /// Is answered.
-pub const ASK: Slot = Slot(0);
+pub(crate) const ASK: Slot = Slot(0);
 /// Is not.
-pub const TELL: Slot = Slot(1);
+pub(crate) const TELL: Slot = Slot(1);
 /// The longest frame of both.
-pub const MAX_FRAME: usize = 1 << 16;
+pub(crate) const MAX_FRAME: usize = 1 << 16;
 
 /// A node that asks and tells.
-pub type Talker = TestNode<Talk>;
+pub(crate) type Talker = TestNode<Talk>;
 
 /// Its ends of the exchange.
-pub struct Talk {
-    pub calls: exchange::Handle,
-    pub inbound: Inbound,
+pub(crate) struct Talk {
+    pub(crate) calls: exchange::Handle,
+    pub(crate) inbound: Inbound,
 }
 
 impl Talk {
     /// Begins an exchange that may take as long as a test may wait.
-    pub fn call(&self, to: PeerId, slot: Slot, body: &[u8]) -> exchange::Call {
+    pub(crate) fn call(&self, to: PeerId, slot: Slot, body: &[u8]) -> exchange::Call {
         begin(&self.calls, to, slot, body)
     }
 }
 
 /// A node that asks, and answers each question with the question.
-pub type Echo = TestNode<Answers>;
+pub(crate) type Echo = TestNode<Answers>;
 
 /// Its ends of the exchange.
-pub struct Answers {
-    pub calls: exchange::Handle,
+pub(crate) struct Answers {
+    pub(crate) calls: exchange::Handle,
     /// Ends with the node.
-    pub answering: JoinHandle<()>,
+    pub(crate) answering: JoinHandle<()>,
 }
 
 impl Answers {
     /// Asks, which may take as long as a test may wait.
-    pub fn ask(&self, to: PeerId, body: &[u8]) -> exchange::Call {
+    pub(crate) fn ask(&self, to: PeerId, body: &[u8]) -> exchange::Call {
         begin(&self.calls, to, ASK, body)
     }
 }
 
-pub async fn talker(config: NodeConfig, known: &[PeerId]) -> Talker {
+pub(crate) async fn talker(config: NodeConfig, known: &[PeerId]) -> Talker {
     TestNode::start(config, known, |builder| {
         let (behaviour, calls, inbound) =
             exchange(builder.p2p_context(), Budget::default(), protocols());
@@ -62,7 +62,7 @@ pub async fn talker(config: NodeConfig, known: &[PeerId]) -> Talker {
     .await
 }
 
-pub async fn echo(config: NodeConfig, known: &[PeerId]) -> Echo {
+pub(crate) async fn echo(config: NodeConfig, known: &[PeerId]) -> Echo {
     TestNode::start(config, known, |builder| {
         let (behaviour, calls, inbound) =
             exchange(builder.p2p_context(), Budget::default(), protocols());
@@ -73,7 +73,7 @@ pub async fn echo(config: NodeConfig, known: &[PeerId]) -> Echo {
 }
 
 /// Two talkers that are connected, the smaller id first.
-pub async fn pair(listen: &str) -> (Talker, Talker) {
+pub(crate) async fn pair(listen: &str) -> (Talker, Talker) {
     let keys: [Keypair; 2] = keys();
     let known = ids(&keys);
     let [a, b] = &keys;
