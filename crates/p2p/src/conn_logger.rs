@@ -35,6 +35,7 @@ use libp2p::{
 
 use crate::{
     addr::{self, Transport},
+    dialer::planner::STABLE,
     exchange::choose,
     p2p_context::{Changes, Failure, FailureCause, P2PContext, Path, PeerView, View, Writer},
 };
@@ -116,8 +117,8 @@ impl NetworkBehaviour for Behaviour {
             }) => {
                 tracing::debug!(peer = %peer_id, connection = %connection_id, cause = ?cause, "disconnected");
                 self.kept.remove(&(peer_id, connection_id));
-                self.writer
-                    .disconnected(peer_id, connection_id, cause.map(|_| FailureCause::Lost));
+                let cause = cause.map(|_| self.lost(peer_id, connection_id));
+                self.writer.disconnected(peer_id, connection_id, cause);
                 self.decide(peer_id);
             }
             FromSwarm::DialFailure(DialFailure {
@@ -162,6 +163,19 @@ impl NetworkBehaviour for Behaviour {
 }
 
 impl Behaviour {
+    /// What the end of a connection says that nobody here has asked for.
+    fn lost(&self, peer: PeerId, connection: ConnectionId) -> FailureCause {
+        let view = self.context.view();
+        let mut paths = view.peer(&peer).into_iter().flat_map(|peer| &peer.paths);
+        match paths.find(|path| path.connection == connection) {
+            // The dialler's handshake is over before the other side's gate decides.
+            Some(path) if path.rtt().is_none() && path.since.elapsed() < STABLE => {
+                FailureCause::Handshake
+            }
+            _ => FailureCause::Lost,
+        }
+    }
+
     fn decide(&mut self, peer: PeerId) {
         let (view, local) = (self.context.view(), self.context.local_peer_id());
         let (Some(state), Some(local)) = (view.peer(&peer), local) else {

@@ -24,7 +24,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libp2p::{Multiaddr, PeerId, StreamProtocol, core::Endpoint, swarm::ConnectionId};
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol, core::Endpoint, multiaddr::Protocol, swarm::ConnectionId,
+};
 use tokio::sync::watch;
 
 use crate::addr::Transport;
@@ -610,14 +612,11 @@ impl Writer {
                 keep
             });
             if let (Some(cause), true) = (cause, state.paths.is_empty()) {
-                remember(
-                    &mut state.failures,
-                    Failure {
-                        address,
-                        at: Instant::now(),
-                        cause,
-                    },
-                );
+                state.remember(Failure {
+                    address,
+                    at: Instant::now(),
+                    cause,
+                });
             }
             state.paths.len() != before
         });
@@ -656,7 +655,24 @@ impl Writer {
             if !state.known {
                 return false;
             }
-            remember(&mut state.failures, failure);
+            state.remember(failure);
+            true
+        });
+    }
+
+    /// The path no longer answers and is about to be closed.
+    pub(crate) fn silent(&self, peer: PeerId, connection: ConnectionId) {
+        self.modify(peer, |state| {
+            let mut paths = state.paths.iter();
+            let path = paths.find(|path| path.connection == connection);
+            let Some(address) = path.map(|path| path.address.clone()) else {
+                return false;
+            };
+            state.remember(Failure {
+                address: Some(address),
+                at: Instant::now(),
+                cause: FailureCause::Silent,
+            });
             true
         });
     }
@@ -702,12 +718,21 @@ impl Writer {
     }
 }
 
-fn remember(failures: &mut Vec<Failure>, failure: Failure) {
-    failures.retain(|old| old.address != failure.address);
-    if failures.len() >= MAX_FAILURES {
-        failures.remove(0);
+impl PeerView {
+    fn remember(&mut self, mut failure: Failure) {
+        // Whom it concerns is known; libp2p says it again in each address.
+        failure.address = failure.address.map(|mut address| {
+            if address.iter().last() == Some(Protocol::P2p(self.id)) {
+                address.pop();
+            }
+            address
+        });
+        self.failures.retain(|old| old.address != failure.address);
+        if self.failures.len() >= MAX_FAILURES {
+            self.failures.remove(0);
+        }
+        self.failures.push(failure);
     }
-    failures.push(failure);
 }
 
 /// Changes of a context for code that is polled.

@@ -65,6 +65,7 @@ impl Observe<ping::Behaviour> for Recorder {
                 }
                 self.failures.remove(&connection);
                 tracing::warn!(%peer, %connection, "closing a connection that stopped answering");
+                self.writer.silent(peer, connection);
                 Some((peer, connection))
             }
         }
