@@ -27,7 +27,7 @@ use pluto_parsigex::{
 use pluto_testkit::{LIMIT, QUIC, RawPeer, TCP, TRANSPORTS, TestNode, config, within};
 use support::{
     Cluster, Events, Node, SOON, broadcast, broadcast_to_all, message, parts, randao, receive,
-    root_of, share_idx,
+    share_idx,
 };
 use tokio::{sync::mpsc::error::TryRecvError, time::Instant};
 
@@ -230,7 +230,7 @@ async fn bad_signatures_among_many_refuse_the_message_and_are_all_named() {
     // something else, one is a repetition of the neighbour's.
     let mut entries: BTreeMap<_, _> = good.set.clone().into_iter().collect();
     let keys: Vec<PubKey> = entries.keys().copied().collect();
-    let (epoch, root) = root_of(9);
+    let (epoch, root) = cluster.root_of(9);
     let stranger = bls::SecretKey::generate().sign(&root);
     let elsewhere = secret(&cluster, keys[80], share_idx(0)).sign(&[1; 32]);
     entries.insert(keys[3], randao(epoch, &stranger, share_idx(0)));
@@ -254,7 +254,7 @@ async fn what_cannot_be_checked_is_refused_and_says_why() {
     let (mut nodes, mut events) = cluster.start_observed(TCP).await;
     let known = cluster.validators[0].pubkey;
     let unknown = PubKey::new([1; 48]);
-    let (epoch, root) = root_of(4);
+    let (epoch, root) = cluster.root_of(4);
     let own = share_idx(0);
     let honest = randao(epoch, &secret(&cluster, known, own).sign(&root), own);
     let data = |data: &[u8]| {
@@ -476,7 +476,7 @@ fn collect(
     share_idx: ShareIdx,
     signed: &mut BTreeSet<PubKey>,
 ) {
-    let (_, root) = root_of(message.duty.slot.0);
+    let (_, root) = cluster.root_of(message.duty.slot.0);
     for (pubkey, entry) in &message.set {
         assert_eq!(entry.share_idx, share_idx);
         let data = SignedData::decode(message.duty.kind, &entry.data).unwrap();

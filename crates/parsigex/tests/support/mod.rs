@@ -10,8 +10,8 @@ use std::{collections::BTreeMap, num::NonZeroU64, time::Duration};
 use libp2p::{PeerId, identity::Keypair};
 use pluto_core::{
     Duty, DutyType, ParSigEx, ParSignedData, ParSignedDataSet, PeerIdx, PubKey, ShareIdx,
-    signed::SignedRandao,
-    signing::{DomainKind, Forks, signing_root},
+    signed::{SignedData, SignedRandao},
+    signing::Forks,
 };
 use pluto_crypto::bls;
 use pluto_p2p::{NodeBuilder, exchange::Budget};
@@ -27,6 +27,8 @@ pub(crate) struct Cluster {
     pub(crate) threshold: usize,
     /// The validators.
     pub(crate) validators: Vec<Validator>,
+    /// The chain they sign for.
+    pub(crate) forks: Forks,
 }
 
 /// One validator and all shares of its key.
@@ -61,6 +63,7 @@ impl Cluster {
             keys: keys::<N>().into(),
             threshold,
             validators: validators.collect(),
+            forks: forks(),
         }
     }
 
@@ -78,7 +81,7 @@ impl Cluster {
             let shares = shares.map(|(idx, secret)| (*idx, secret.public_key()));
             (validator.pubkey, shares.collect())
         });
-        BlsVerifier::new(forks(), public)
+        BlsVerifier::new(self.forks.clone(), public)
     }
 
     /// What the operator sends for a slot.
@@ -87,12 +90,19 @@ impl Cluster {
     }
 
     pub(crate) fn sign_as(&self, share_idx: ShareIdx, slot: u64) -> ParSigEx {
-        let (epoch, root) = root_of(slot);
+        let (epoch, root) = self.root_of(slot);
         let entries = self.validators.iter().map(|validator| {
             let signature = validator.shares[&share_idx].sign(&root);
             (validator.pubkey, randao(epoch, &signature, share_idx))
         });
         message(slot, entries)
+    }
+
+    /// The epoch of a slot, and what is signed as its randao reveal.
+    pub(crate) fn root_of(&self, slot: u64) -> (u64, [u8; 32]) {
+        let epoch = slot / self.forks.slots_per_epoch;
+        let unsigned = SignedData::Randao(SignedRandao::new(epoch, [0; 96]));
+        (epoch, self.forks.signing_root(&unsigned).unwrap())
     }
 
     /// Starts one node on each of the addresses; all have met all others.
@@ -168,7 +178,7 @@ pub(crate) fn share_idx(operator: usize) -> ShareIdx {
 }
 
 /// A chain that nobody signs for.
-pub(crate) fn forks() -> Forks {
+fn forks() -> Forks {
     Forks {
         genesis_version: *b"test",
         genesis_validators_root: [0; 32],
@@ -176,16 +186,6 @@ pub(crate) fn forks() -> Forks {
         exit_version: None,
         slots_per_epoch: NonZeroU64::new(32).unwrap(),
     }
-}
-
-/// The epoch of a slot, and what is signed as its randao reveal.
-pub(crate) fn root_of(slot: u64) -> (u64, [u8; 32]) {
-    let forks = forks();
-    let epoch = slot / forks.slots_per_epoch;
-    let mut root = [0; 32];
-    root[..8].copy_from_slice(&epoch.to_le_bytes());
-    let domain = forks.domain(DomainKind::Randao, epoch);
-    (epoch, signing_root(root, domain))
 }
 
 /// One entry.
