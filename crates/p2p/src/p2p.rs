@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     addr::{external, is_private},
+    bandwidth,
     behaviours::{
         identify,
         optional::OptionalBehaviour,
@@ -46,6 +47,7 @@ use crate::{
     conn_logger, dialer,
     dialer::Book,
     gater,
+    metrics::Metrics,
     p2p_context::{LocalPeerIdMismatch, NodeGone, P2PContext},
 };
 
@@ -91,6 +93,8 @@ pub struct NodeConfig {
     pub ping_timeout: Duration,
     /// The agent version that identify sends.
     pub agent: String,
+    /// Where the node counts; nothing is counted without.
+    pub metrics: Option<Metrics>,
 }
 
 impl NodeConfig {
@@ -111,6 +115,7 @@ impl NodeConfig {
             ping_interval: ping::INTERVAL,
             ping_timeout: ping::TIMEOUT,
             agent: AGENT.to_owned(),
+            metrics: None,
         }
     }
 
@@ -125,6 +130,13 @@ impl NodeConfig {
     #[must_use]
     pub fn with_book(mut self, book: Book) -> Self {
         self.book = book;
+        self
+    }
+
+    /// Counts there. Each node needs metrics of its own.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
         self
     }
 }
@@ -188,6 +200,7 @@ pub struct Node<B: NetworkBehaviour> {
     commands: mpsc::Receiver<Command>,
     outside: Outside,
     addresses: watch::Sender<Addresses>,
+    metrics: Option<Metrics>,
 }
 
 /// Where a node listens and what it tells the world.
@@ -299,6 +312,9 @@ impl<B: NetworkBehaviour> Node<B> {
     {
         let local = config.key.public().to_peer_id();
         context.bind(local)?;
+        if let Some(metrics) = &config.metrics {
+            context.measure(metrics.clone());
+        }
         let builder = NodeBuilder {
             context: &context,
             key: &config.key,
@@ -307,7 +323,7 @@ impl<B: NetworkBehaviour> Node<B> {
             build(&builder).map_err(|error| NodeError::Behaviour(error.into()))?;
 
         let (relay_transport, relay_behaviour) = relay.unzip();
-        let transport = transport(&config, relay_transport)?;
+        let transport = transport(&config, &context, relay_transport)?;
         let limits = ConnectionLimits::default()
             .with_max_pending_outgoing(Some(128))
             .with_max_established_per_peer(Some(config.max_connections_per_peer))
@@ -375,6 +391,7 @@ impl<B: NetworkBehaviour> Node<B> {
                 filter: config.filter_private_addrs,
             },
             addresses,
+            metrics: config.metrics,
         };
         Ok((node, handle))
     }
@@ -470,6 +487,14 @@ impl<B: NetworkBehaviour> Node<B> {
                     }
                 });
             }
+            SwarmEvent::Behaviour(PlutoBehaviourEvent::Autonat(
+                autonat::Event::StatusChanged { new, .. },
+            )) => {
+                tracing::info!(status = ?new, "reachability changed");
+                if let Some(metrics) = &self.metrics {
+                    metrics.reachable(new);
+                }
+            }
             SwarmEvent::ExternalAddrExpired { address } => {
                 self.addresses.send_modify(|addresses| {
                     addresses.external.retain(|external| external != address);
@@ -537,17 +562,23 @@ impl<B: NetworkBehaviour> Stream for Node<B> {
 /// TCP with noise and yamux, QUIC and circuits, names resolved.
 fn transport(
     config: &NodeConfig,
+    context: &P2PContext,
     relay: Option<relay::client::Transport>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NodeError> {
     let secure = Secure {
         noise: noise::Config::new(&config.key)?,
         yamux: muxer(),
         timeout: config.connection_timeout,
+        context: context.clone(),
     };
     let direct = || {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
-        let quic = quic::tokio::Transport::new(quic::Config::new(&config.key))
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        let context = context.clone();
+        let quic = quic::tokio::Transport::new(quic::Config::new(&config.key)).map(
+            move |(peer, muxer), endpoint| {
+                (peer, bandwidth::counted(&context, peer, muxer, &endpoint))
+            },
+        );
         quic.or_transport(secure.over(tcp))
             .map(|either, _| either.into_inner())
             .boxed()
@@ -574,6 +605,7 @@ struct Secure {
     noise: noise::Config,
     yamux: yamux::Config,
     timeout: Duration,
+    context: P2PContext,
 }
 
 impl Secure {
@@ -585,12 +617,15 @@ impl Secure {
         T::Dial: Send + 'static,
         T::ListenerUpgrade: Send + 'static,
     {
+        let context = self.context.clone();
         transport
             .upgrade(Version::V1Lazy)
             .authenticate(self.noise.clone())
             .multiplex(self.yamux.clone())
             .timeout(self.timeout)
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            .map(move |(peer, muxer), endpoint| {
+                (peer, bandwidth::counted(&context, peer, muxer, &endpoint))
+            })
             .boxed()
     }
 }
