@@ -370,7 +370,116 @@ impl Link {
 
 #[cfg(test)]
 mod tests {
+    use libp2p::{Multiaddr, core::Endpoint, swarm::ConnectionId};
+    use prometheus_client::encoding::text;
+
     use super::*;
+    use crate::p2p_context::{P2PContext, Path};
+
+    #[test]
+    fn a_peer_answers_as_long_as_one_connection_does() {
+        let (peer, id) = (PeerId::random(), ConnectionId::new_unchecked);
+        let (context, metrics, _) = measured(peer);
+        let writer = context.writer();
+        let success = || {
+            metrics
+                .ping_success
+                .get(&peer.into())
+                .map(|gauge| gauge.get())
+        };
+        assert_eq!(success(), Some(0), "before anything has happened");
+        for n in [1, 2, 3] {
+            writer.connected(peer, path(n, None));
+        }
+        writer.pinged(peer, id(1), Duration::from_millis(1));
+        writer.pinged(peer, id(2), Duration::from_millis(1));
+
+        writer.ping_failed(peer, |silent| silent == id(1));
+        assert_eq!(success(), Some(1), "the second answers");
+        writer.ping_failed(peer, |silent| silent != id(3));
+        assert_eq!(success(), Some(0), "the third never answered");
+        assert_eq!(metrics.ping_errors.get(&peer.into()).unwrap().get(), 2);
+    }
+
+    #[test]
+    fn a_ping_that_is_told_after_its_connection_ended_is_no_answer() {
+        let (peer, id) = (PeerId::random(), ConnectionId::new_unchecked(1));
+        let (context, metrics, _) = measured(peer);
+        let writer = context.writer();
+        writer.connected(peer, path(1, None));
+        writer.disconnected(peer, id, None);
+
+        writer.pinged(peer, id, Duration::from_millis(1));
+
+        assert_eq!(metrics.ping_success.get(&peer.into()).unwrap().get(), 0);
+    }
+
+    #[test]
+    fn connections_are_told_by_path_and_transport_as_they_come_and_go() {
+        let peer = PeerId::random();
+        let (context, _, registry) = measured(peer);
+        let writer = context.writer();
+        let told = || {
+            let mut text = String::new();
+            text::encode(&mut text, &registry).unwrap();
+            let name = format!("p2p_peer_connection_types{{peer=\"{peer}\",");
+            let mut told: Vec<_> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix(&name))
+                .map(str::to_owned)
+                .collect();
+            told.sort();
+            told
+        };
+        let direct_none = r#"type="direct",protocol="none"} 0"#;
+        let direct_tcp = r#"type="direct",protocol="tcp"} 2"#;
+        let relay_none = r#"type="relay",protocol="none"} 0"#;
+        let relay_tcp = r#"type="relay",protocol="tcp"} 1"#;
+        assert_eq!(told(), [direct_none, relay_none]);
+
+        writer.connected(peer, path(1, Some(PeerId::random())));
+        assert_eq!(told(), [direct_none, relay_tcp]);
+        writer.connected(peer, path(2, None));
+        writer.connected(peer, path(3, None));
+        assert_eq!(told(), [direct_tcp, relay_tcp]);
+        writer.disconnected(peer, ConnectionId::new_unchecked(1), None);
+        assert_eq!(told(), [direct_tcp, relay_none]);
+        writer.gone();
+        assert_eq!(told(), [direct_none, relay_none]);
+    }
+
+    #[test]
+    fn neither_this_node_nor_a_stranger_has_series_of_its_own() {
+        let (local, stranger) = (PeerId::random(), PeerId::random());
+        let context = P2PContext::new([local]);
+        context.bind(local).unwrap();
+        let mut registry = Registry::default();
+        context.measure(Metrics::register(&mut registry));
+        let writer = context.writer();
+
+        writer.connected(stranger, path(1, None));
+        writer.pinged(stranger, ConnectionId::new_unchecked(1), Duration::ZERO);
+        writer.ping_failed(stranger, |_| true);
+        writer.disconnected(stranger, ConnectionId::new_unchecked(1), None);
+
+        let mut text = String::new();
+        text::encode(&mut text, &registry).unwrap();
+        assert!(!text.contains("peer="), "{text}");
+    }
+
+    #[test]
+    fn reachability_has_charons_numbers() {
+        let metrics = Metrics::register(&mut Registry::default());
+        let public = NatStatus::Public(Multiaddr::empty());
+        for (status, number) in [
+            (public, 1),
+            (NatStatus::Private, 2),
+            (NatStatus::Unknown, 0),
+        ] {
+            metrics.reachable(&status);
+            assert_eq!(metrics.reachability.get(), number, "{status:?}");
+        }
+    }
 
     #[test]
     fn protocols_beyond_the_bound_share_one_name() {
@@ -380,5 +489,23 @@ mod tests {
         }
         assert_eq!(&*metrics.intern("/one/more"), OTHER);
         assert_eq!(&*metrics.intern("/p/0"), "/p/0");
+    }
+
+    fn measured(peer: PeerId) -> (P2PContext, Metrics, Registry) {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let context = P2PContext::new([peer]);
+        context.measure(metrics.clone());
+        (context, metrics, registry)
+    }
+
+    fn path(n: usize, relay: Option<PeerId>) -> Path {
+        Path::new(
+            ConnectionId::new_unchecked(n),
+            Endpoint::Dialer,
+            relay,
+            Transport::Tcp,
+            Multiaddr::empty(),
+        )
     }
 }

@@ -671,7 +671,10 @@ impl Writer {
             }
             first
         });
-        if let Some(metrics) = self.context.metrics_of(&peer) {
+        // A ping may be told after the end of its connection; then nothing answers any more.
+        if let Some(metrics) = self.context.metrics_of(&peer)
+            && self.path(peer, connection).is_some()
+        {
             metrics.pinged(peer, rtt);
         }
     }

@@ -136,7 +136,7 @@ async fn a_lost_connection_takes_its_series_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_path_is_told_while_it_is_still_open() {
+async fn pings_into_a_silent_path_are_counted_as_errors() {
     let [key_a, key_b] = keys();
     let known = ids(&[key_a.clone(), key_b.clone()]);
     // Nothing but the link leads to it.
