@@ -112,10 +112,12 @@ impl NetworkBehaviour for Behaviour {
             FromSwarm::ConnectionClosed(ConnectionClosed {
                 peer_id,
                 connection_id,
+                endpoint,
                 cause,
                 ..
             }) => {
-                tracing::debug!(peer = %peer_id, connection = %connection_id, cause = ?cause, "disconnected");
+                let path = endpoint.get_remote_address();
+                tracing::debug!(peer = %peer_id, connection = %connection_id, %path, cause = ?cause, "disconnected");
                 self.kept.remove(&(peer_id, connection_id));
                 let cause = cause.map(|_| self.lost(peer_id, connection_id));
                 self.writer.disconnected(peer_id, connection_id, cause);
@@ -228,11 +230,7 @@ fn path_of(connection: ConnectionId, endpoint: &ConnectedPoint) -> Path {
         ConnectedPoint::Dialer { address, .. } => (Endpoint::Dialer, address),
         ConnectedPoint::Listener { send_back_addr, .. } => (Endpoint::Listener, send_back_addr),
     };
-    // An inbound circuit tells its relay in the local address.
-    let told = match endpoint {
-        ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => local_addr,
-        _ => remote,
-    };
+    let told = addr::of_endpoint(endpoint);
     Path::new(
         connection,
         direction,

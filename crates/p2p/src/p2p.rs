@@ -45,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     addr::{external, is_private},
+    bandwidth,
     behaviours::{
         identify,
         optional::OptionalBehaviour,
@@ -54,6 +55,7 @@ use crate::{
     conn_logger, dialer,
     dialer::Book,
     gater,
+    metrics::Metrics,
     p2p_context::{LocalPeerIdMismatch, NodeGone, P2PContext},
 };
 
@@ -99,6 +101,8 @@ pub struct NodeConfig {
     pub ping_timeout: Duration,
     /// The agent version that identify sends.
     pub agent: String,
+    /// Where the node counts; nothing is counted without.
+    pub metrics: Option<Metrics>,
 }
 
 impl NodeConfig {
@@ -119,6 +123,7 @@ impl NodeConfig {
             ping_interval: ping::INTERVAL,
             ping_timeout: ping::TIMEOUT,
             agent: AGENT.to_owned(),
+            metrics: None,
         }
     }
 
@@ -133,6 +138,13 @@ impl NodeConfig {
     #[must_use]
     pub fn with_book(mut self, book: Book) -> Self {
         self.book = book;
+        self
+    }
+
+    /// Counts there. Each node needs metrics of its own.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
         self
     }
 }
@@ -198,6 +210,7 @@ pub struct Node<B: NetworkBehaviour> {
     /// Listeners, those of the configuration first and in its order, and what they are bound to.
     listeners: Vec<(ListenerId, Vec<Multiaddr>)>,
     addresses: watch::Sender<Addresses>,
+    metrics: Option<Metrics>,
 }
 
 /// Where a node listens and what it tells the world.
@@ -309,6 +322,9 @@ impl<B: NetworkBehaviour> Node<B> {
     {
         let local = config.key.public().to_peer_id();
         context.bind(local)?;
+        if let Some(metrics) = &config.metrics {
+            context.measure(metrics.clone());
+        }
         let builder = NodeBuilder {
             context: &context,
             key: &config.key,
@@ -317,7 +333,7 @@ impl<B: NetworkBehaviour> Node<B> {
             build(&builder).map_err(|error| NodeError::Behaviour(error.into()))?;
 
         let (relay_transport, relay_behaviour) = relay.unzip();
-        let transport = transport(&config, relay_transport)?;
+        let transport = transport(&config, &context, relay_transport)?;
         let limits = ConnectionLimits::default()
             .with_max_pending_outgoing(Some(128))
             .with_max_established_per_peer(Some(config.max_connections_per_peer))
@@ -396,6 +412,7 @@ impl<B: NetworkBehaviour> Node<B> {
             },
             listeners,
             addresses,
+            metrics: config.metrics,
         };
         Ok((node, handle))
     }
@@ -487,6 +504,14 @@ impl<B: NetworkBehaviour> Node<B> {
                         addresses.external.push(address.clone());
                     }
                 });
+            }
+            SwarmEvent::Behaviour(PlutoBehaviourEvent::Autonat(
+                autonat::Event::StatusChanged { new, .. },
+            )) => {
+                tracing::info!(status = ?new, "reachability changed");
+                if let Some(metrics) = &self.metrics {
+                    metrics.reachable(new);
+                }
             }
             SwarmEvent::ExternalAddrExpired { address } => {
                 self.addresses.send_modify(|addresses| {
@@ -600,17 +625,22 @@ fn is_free(address: &Multiaddr) -> io::Result<()> {
 /// TCP with noise and yamux, QUIC and circuits, names resolved.
 fn transport(
     config: &NodeConfig,
+    context: &P2PContext,
     relay: Option<relay::client::Transport>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NodeError> {
     let secure = Secure {
         noise: noise::Config::new(&config.key)?,
         yamux: muxer(),
         timeout: config.connection_timeout,
+        context: context.clone(),
     };
     let direct = || {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+        let context = context.clone();
         let quic = quic::tokio::Transport::new(quic::Config::new(&config.key))
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            .map(move |(peer, muxer), endpoint| {
+                (peer, bandwidth::counted(&context, peer, muxer, &endpoint))
+            })
             .map_err(|error| match error {
                 quic::Error::Io(error) => error,
                 quic::Error::HandshakeTimedOut => io::ErrorKind::TimedOut.into(),
@@ -650,6 +680,7 @@ struct Secure {
     noise: noise::Config,
     yamux: yamux::Config,
     timeout: Duration,
+    context: P2PContext,
 }
 
 impl Secure {
@@ -660,6 +691,7 @@ impl Secure {
         T::Dial: Send + 'static,
         T::ListenerUpgrade: Send + 'static,
     {
+        let context = self.context.clone();
         transport
             .upgrade(Version::V1Lazy)
             .authenticate(self.noise.clone())
@@ -675,7 +707,9 @@ impl Secure {
                 }
                 TransportTimeoutError::Other(Either::Right(error)) => broken_handshake(error),
             })
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            .map(move |(peer, muxer), endpoint| {
+                (peer, bandwidth::counted(&context, peer, muxer, &endpoint))
+            })
             .boxed()
     }
 }

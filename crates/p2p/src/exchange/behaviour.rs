@@ -98,12 +98,13 @@ impl Behaviour {
         requests: mpsc::Sender<Request>,
     ) -> Self {
         Self {
-            context,
+            context: context.clone(),
             offered: protocols
                 .iter()
                 .map(|protocol| protocol.ids.clone())
                 .collect(),
             shared: Shared {
+                context,
                 protocols,
                 budget,
                 requests,
@@ -119,8 +120,9 @@ impl Behaviour {
         }
     }
 
-    fn handler(&self, peer: PeerId, connection: ConnectionId) -> Handler {
-        Handler::new(self.shared.clone(), self.offered.clone(), peer, connection)
+    fn handler(&self, peer: PeerId, connection: ConnectionId, path: &Multiaddr) -> Handler {
+        let (shared, offered) = (self.shared.clone(), self.offered.clone());
+        Handler::new(shared, offered, peer, connection, path)
     }
 }
 
@@ -133,20 +135,20 @@ impl NetworkBehaviour for Behaviour {
         connection: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        path: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, connection))
+        Ok(self.handler(peer, connection, path))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        path: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, connection))
+        Ok(self.handler(peer, connection, path))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -186,7 +188,7 @@ impl NetworkBehaviour for Behaviour {
                 self.freed(peer, connection);
             }
             ToBehaviour::Broken(id, error) => {
-                self.on_broken(id, error);
+                self.on_broken(id, connection, error);
                 self.freed(peer, connection);
             }
             ToBehaviour::Rejected(id, cause) => {
@@ -314,7 +316,7 @@ impl Behaviour {
     }
 
     /// The handler could not open or finish a stream.
-    fn on_broken(&mut self, id: u64, error: io::Error) {
+    fn on_broken(&mut self, id: u64, connection: ConnectionId, error: io::Error) {
         let Some(entry) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -335,7 +337,7 @@ impl Behaviour {
             self.forget(id);
             return;
         }
-        tracing::debug!(%peer, %error, attempt = entry.attempts + 1, "request will be repeated");
+        tracing::debug!(%peer, %connection, %error, attempt = entry.attempts + 1, "request will be repeated");
         let wait = REPEAT_AFTER * 2u32.saturating_pow(entry.attempts.min(8));
         entry.attempts += 1;
         entry.place = Place::Resting;
@@ -368,7 +370,7 @@ impl Behaviour {
             if entry.job.is_finished() {
                 self.forget(id);
             } else if entry.job.has_started() {
-                self.on_broken(id, io::ErrorKind::ConnectionAborted.into());
+                self.on_broken(id, connection, io::ErrorKind::ConnectionAborted.into());
             } else {
                 entry.place = Place::Queued;
                 let queue = (peer, entry.job.slot);
