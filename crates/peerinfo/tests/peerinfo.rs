@@ -16,7 +16,7 @@ use pluto_p2p::{Node, P2PContext, behaviours::pluto::PlutoBehaviourEvent, exchan
 use pluto_peerinfo::{
     AskError, Behaviour, Config, Event, Finding, InfoError, Local, Metrics, PROTOCOL,
 };
-use pluto_testkit::{QUIC, RawPeer, TCP, TRANSPORTS, addr, config, ids, key, keys, within};
+use pluto_testkit::{QUIC, RawPeer, TCP, TRANSPORTS, config, ids, keys, within};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{sync::mpsc, task::JoinHandle};
 
