@@ -147,6 +147,29 @@ pub async fn read_body(
     .await
 }
 
+/// Reads one varint frame of at most `max` bytes, and keeps none of it.
+pub async fn skip_body(
+    io: &mut (impl AsyncRead + Unpin),
+    max: usize,
+    limit: Duration,
+) -> Result<(), Error> {
+    within(limit, async {
+        let announced = announced(read_varint(io).await?, max)?;
+        let mut scratch = [0; 4096];
+        let mut got = 0;
+        while got < announced {
+            let step = scratch.len().min(announced - got);
+            let read = read_some(io, &mut scratch[..step]).await?;
+            got += read;
+            if read < step {
+                return Err(Error::Truncated { got, announced });
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// Reads one varint frame as a message.
 pub async fn read_protobuf_with_max_size<M: Message + Default>(
     io: &mut (impl AsyncRead + Unpin),
@@ -257,16 +280,20 @@ async fn read_varint(io: &mut (impl AsyncRead + Unpin)) -> Result<u64, Error> {
     Err(Error::BadLength)
 }
 
+fn announced(len: u64, max: usize) -> Result<usize, Error> {
+    usize::try_from(len)
+        .ok()
+        .filter(|len| *len <= max)
+        .ok_or(Error::TooLong { len, max })
+}
+
 async fn read_announced(
     io: &mut (impl AsyncRead + Unpin),
     len: u64,
     max: usize,
     meter: &mut impl Meter,
 ) -> Result<Bytes, Error> {
-    let announced = usize::try_from(len)
-        .ok()
-        .filter(|len| *len <= max)
-        .ok_or(Error::TooLong { len, max })?;
+    let announced = announced(len, max)?;
     let mut body = BytesMut::new();
     while body.len() < announced {
         let got = body.len();
@@ -431,6 +458,34 @@ mod tests {
         assert!(matches!(result, Err(Error::TooLong { len: 2, max: 1 })));
         let written = write_fixed_size_protobuf(&mut Vec::new(), &0u32, LIMIT).await;
         assert!(matches!(written, Err(Error::BadLength)));
+    }
+
+    #[tokio::test]
+    async fn what_is_skipped_is_what_would_have_been_read() {
+        let frame = Frame::from_body(&[3; 10_000]);
+        let mut io = Cursor::new([frame.as_bytes(), b"rest"].concat());
+        skip_body(&mut io, 10_000, LIMIT).await.unwrap();
+        let mut rest = Vec::new();
+        io.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"rest");
+
+        let long = skip_body(&mut Cursor::new(frame.as_bytes()), 9999, LIMIT).await;
+        assert!(matches!(
+            long,
+            Err(Error::TooLong {
+                len: 10_000,
+                max: 9999
+            })
+        ));
+        let cut = &frame.as_bytes()[..5000];
+        let short = skip_body(&mut Cursor::new(cut), 10_000, LIMIT).await;
+        assert!(matches!(
+            short,
+            Err(Error::Truncated {
+                got: 4998,
+                announced: 10_000
+            })
+        ));
     }
 
     proptest! {
