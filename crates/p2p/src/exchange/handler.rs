@@ -123,7 +123,7 @@ impl ConnectionHandler for Handler {
     type InboundProtocol = AnyOf;
     type OutboundProtocol = AnyOf;
     type InboundOpenInfo = ();
-    type OutboundOpenInfo = Arc<Job>;
+    type OutboundOpenInfo = Start;
 
     fn listen_protocol(&self) -> SubstreamProtocol<AnyOf, ()> {
         SubstreamProtocol::new(AnyOf(self.offered.concat()), ())
@@ -141,7 +141,7 @@ impl ConnectionHandler for Handler {
         self.wake();
     }
 
-    fn on_connection_event(&mut self, event: ConnectionEvent<'_, AnyOf, AnyOf, (), Arc<Job>>) {
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, AnyOf, AnyOf, (), Start>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
                 protocol: (id, stream),
@@ -152,7 +152,7 @@ impl ConnectionHandler for Handler {
                 info,
             }) => self.on_outbound(info, id, stream),
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
-                self.on_not_opened(&info, error);
+                self.on_not_opened(info, error);
             }
             ConnectionEvent::RemoteProtocolsChange(ProtocolsChange::Added(added)) => {
                 self.remote.extend(added.cloned());
@@ -170,7 +170,7 @@ impl ConnectionHandler for Handler {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<AnyOf, Arc<Job>, ToBehaviour>> {
+    ) -> Poll<ConnectionHandlerEvent<AnyOf, Start, ToBehaviour>> {
         // 1. Outcomes, so that the places they held are free again.
         if let Some(event) = self.pending_events.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
@@ -186,9 +186,11 @@ impl ConnectionHandler for Handler {
                 ));
             }
             let left = job.by.saturating_duration_since(Instant::now());
-            let upgrade = AnyOf(self.newest_common(ids));
+            let ids = self.newest_common(ids);
+            let upgrade = AnyOf(ids.clone());
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-                protocol: SubstreamProtocol::new(upgrade, job).with_timeout(OPEN_TIMEOUT.min(left)),
+                protocol: SubstreamProtocol::new(upgrade, Start { job, ids })
+                    .with_timeout(OPEN_TIMEOUT.min(left)),
             });
         }
         // 3. Requests of the peer; each that ends makes room for one that waits.
@@ -224,31 +226,30 @@ impl Handler {
         }
     }
 
-    fn on_outbound(&mut self, job: Arc<Job>, id: StreamProtocol, stream: Stream) {
+    fn on_outbound(&mut self, start: Start, id: StreamProtocol, stream: Stream) {
         debug_assert!(
             self.outbound.len() < MAX_HANDED,
             "the behaviour hands no more over"
         );
-        let Some(protocol) = self.shared.protocols.get(job.slot.0).cloned() else {
+        let Some(protocol) = self.shared.protocols.get(start.job.slot.0).cloned() else {
             return;
         };
         let connection = self.connection;
         self.outbound.push(Box::pin(async move {
-            send(job, protocol, id, connection, stream).await
+            send(start, protocol, id, connection, stream).await
         }));
     }
 
     fn on_not_opened(
         &mut self,
-        job: &Arc<Job>,
+        Start { job, ids }: Start,
         error: StreamUpgradeError<std::convert::Infallible>,
     ) {
         let event = match error {
             StreamUpgradeError::NegotiationFailed => {
-                let offered = self.offered.get(job.slot.0).cloned().unwrap_or_default();
                 job.finish(Err(Error::Unsupported {
                     peer: job.peer,
-                    offered,
+                    offered: ids,
                 }));
                 ToBehaviour::Finished(job.id)
             }
@@ -307,7 +308,7 @@ impl Handler {
 
 /// One outbound request on its stream, until its end, its deadline or its cancellation.
 async fn send(
-    job: Arc<Job>,
+    Start { job, ids }: Start,
     protocol: Protocol,
     id: StreamProtocol,
     connection: ConnectionId,
@@ -328,10 +329,8 @@ async fn send(
             connection,
             elapsed: began.elapsed(),
         }),
-        Sent::Unsupported => Err(Error::Unsupported {
-            peer,
-            offered: vec![id],
-        }),
+        // Of several ids the last is taken to be served until the first read.
+        Sent::Unsupported => Err(Error::Unsupported { peer, offered: ids }),
         Sent::Refused => Err(Error::Refused { peer }),
         Sent::TooLong { len, max } => Err(Error::TooLong { peer, len, max }),
         Sent::Malformed(source) => Err(Error::Malformed { peer, source }),

@@ -52,7 +52,10 @@ where
 {
     on_step(Step::Writing);
     if let Err(error) = proto::write_frame(&mut stream, frame, protocol.write_timeout).await {
-        return failed(error);
+        return match error {
+            proto::Error::Io(error) => not_written(stream, error).await,
+            error => failed(error),
+        };
     }
     on_step(Step::Reading);
     let sent = match protocol.shape {
@@ -87,6 +90,15 @@ where
         }
     }
     sent
+}
+
+/// With lazy negotiation a long frame meets the end of the stream while it is being written: a peer
+/// that serves no such id takes it for another proposal. What it said before is what counts.
+async fn not_written(mut stream: impl AsyncRead + Unpin, error: io::Error) -> Sent {
+    match timeout(LINGER, stream.read(&mut [0])).await {
+        Ok(Err(said)) if is_unsupported(&said) => Sent::Unsupported,
+        _ => Sent::Broken(error),
+    }
 }
 
 /// Whether the end of their half that was just read is that of the whole stream: then yamux takes
