@@ -75,6 +75,9 @@ struct Entry {
     job: Arc<Job>,
     place: Place,
     attempts: u32,
+    /// What broke the last attempt of which something was sent. From then on the peer may have
+    /// acted, whatever becomes of the next.
+    broken: Option<io::Error>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,6 +260,7 @@ impl Behaviour {
                         job,
                         place: Place::Queued,
                         attempts: 0,
+                        broken: None,
                     },
                 );
                 self.queues.entry((peer, slot)).or_default().push_back(id);
@@ -287,21 +291,22 @@ impl Behaviour {
         };
         let (peer, slot) = (entry.job.peer, entry.job.slot);
         if entry.job.by <= now {
-            let error = match entry.place {
-                Place::Handed(_) => Error::TimedOut {
-                    peer,
-                    step: entry.job.step(),
-                },
-                Place::Queued | Place::Resting => match self.context.why_not_connected(peer) {
-                    None if self.connections.contains_key(&peer) => Error::TimedOut {
-                        peer,
-                        step: entry.job.step(),
-                    },
-                    why => Error::NoPath {
-                        peer,
-                        why: why.map(Box::new),
-                    },
-                },
+            let step = entry.job.step();
+            let error = match (entry.place, entry.broken.take()) {
+                (Place::Handed(_), _) if entry.job.has_started() => Error::TimedOut { peer, step },
+                (_, Some(source)) => Error::Interrupted { peer, source },
+                (Place::Handed(_), None) => Error::TimedOut { peer, step },
+                (Place::Queued | Place::Resting, None) => {
+                    match self.context.why_not_connected(peer) {
+                        None if self.connections.contains_key(&peer) => {
+                            Error::TimedOut { peer, step }
+                        }
+                        why => Error::NoPath {
+                            peer,
+                            why: why.map(Box::new),
+                        },
+                    }
+                }
             };
             entry.job.finish(Err(error));
             // A handler still holds its place until it has seen that nobody waits.
@@ -338,6 +343,9 @@ impl Behaviour {
             return;
         }
         tracing::debug!(%peer, %connection, %error, attempt = entry.attempts + 1, "request will be repeated");
+        if entry.job.has_started() {
+            entry.broken = Some(error);
+        }
         let wait = REPEAT_AFTER * 2u32.saturating_pow(entry.attempts.min(8));
         entry.attempts += 1;
         entry.place = Place::Resting;

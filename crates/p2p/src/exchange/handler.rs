@@ -59,7 +59,7 @@ pub struct Start {
 
 /// A stream that was asked for.
 pub struct Opening {
-    job: Arc<Job>,
+    start: Start,
     /// Measures, if anything is measured.
     attempt: Option<Attempt>,
 }
@@ -165,7 +165,7 @@ impl ConnectionHandler for Handler {
                 info,
             }) => self.on_outbound(info, id, stream),
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
-                self.on_not_opened(&info.job, error);
+                self.on_not_opened(info.start, error);
             }
             ConnectionEvent::RemoteProtocolsChange(ProtocolsChange::Added(added)) => {
                 self.remote.extend(added.cloned());
@@ -206,7 +206,13 @@ impl ConnectionHandler for Handler {
                 .metrics_of(&self.peer)
                 .zip(ids.first())
                 .map(|(metrics, id)| metrics.attempt(self.peer, id.as_ref()));
-            let opening = Opening { job, attempt };
+            let opening = Opening {
+                start: Start {
+                    job,
+                    ids: ids.clone(),
+                },
+                attempt,
+            };
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
                 protocol: SubstreamProtocol::new(AnyOf(ids), opening)
                     .with_timeout(OPEN_TIMEOUT.min(left)),
@@ -246,12 +252,12 @@ impl Handler {
     }
 
     fn on_outbound(&mut self, opening: Opening, id: StreamProtocol, stream: Stream) {
-        let Opening { job, mut attempt } = opening;
+        let Opening { start, mut attempt } = opening;
         debug_assert!(
             self.outbound.len() < MAX_HANDED,
             "the behaviour hands no more over"
         );
-        let Some(protocol) = self.shared.protocols.get(job.slot.0).cloned() else {
+        let Some(protocol) = self.shared.protocols.get(start.job.slot.0).cloned() else {
             return;
         };
         if let Some(attempt) = &mut attempt {
@@ -259,7 +265,7 @@ impl Handler {
         }
         let connection = self.connection;
         let send = async move {
-            let outcome = send(job, protocol, id, connection, stream).await;
+            let outcome = send(start, protocol, id, connection, stream).await;
             drop(attempt);
             outcome
         };
@@ -269,15 +275,14 @@ impl Handler {
 
     fn on_not_opened(
         &mut self,
-        job: &Arc<Job>,
+        Start { job, ids }: Start,
         error: StreamUpgradeError<std::convert::Infallible>,
     ) {
         let event = match error {
             StreamUpgradeError::NegotiationFailed => {
-                let offered = self.offered.get(job.slot.0).cloned().unwrap_or_default();
                 job.finish(Err(Error::Unsupported {
                     peer: job.peer,
-                    offered,
+                    offered: ids,
                 }));
                 ToBehaviour::Finished(job.id)
             }
@@ -339,7 +344,7 @@ impl Handler {
 
 /// One outbound request on its stream, until its end, its deadline or its cancellation.
 async fn send(
-    job: Arc<Job>,
+    Start { job, ids }: Start,
     protocol: Protocol,
     id: StreamProtocol,
     connection: ConnectionId,
@@ -360,10 +365,8 @@ async fn send(
             connection,
             elapsed: began.elapsed(),
         }),
-        Sent::Unsupported => Err(Error::Unsupported {
-            peer,
-            offered: vec![id],
-        }),
+        // Of several ids the last is taken to be served until the first read.
+        Sent::Unsupported => Err(Error::Unsupported { peer, offered: ids }),
         Sent::Refused => Err(Error::Refused { peer }),
         Sent::TooLong { len, max } => Err(Error::TooLong { peer, len, max }),
         Sent::Malformed(source) => Err(Error::Malformed { peer, source }),
