@@ -170,8 +170,8 @@ async fn a_flood_of_streams_is_served_in_order_up_to_its_bounds() {
         for n in std::iter::once(0).chain(waited) {
             it.answer(&number(n)).await;
         }
-        for n in 1..MAX_READING {
-            say(&mut streams[n], &number(n)).await.unwrap();
+        for (n, stream) in streams.iter_mut().enumerate().take(MAX_READING).skip(1) {
+            say(stream, &number(n)).await.unwrap();
             it.answer(&number(n)).await;
         }
 
