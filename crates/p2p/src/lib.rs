@@ -13,6 +13,7 @@ pub mod conn_logger;
 pub mod dialer;
 pub mod exchange;
 pub mod gater;
+mod muxer;
 pub mod p2p;
 pub mod p2p_context;
 pub mod proto;

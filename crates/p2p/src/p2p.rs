@@ -54,6 +54,7 @@ use crate::{
     conn_logger, dialer,
     dialer::Book,
     gater,
+    muxer::Bounded,
     p2p_context::{LocalPeerIdMismatch, NodeGone, P2PContext},
 };
 
@@ -421,7 +422,8 @@ impl<B: NetworkBehaviour> Node<B> {
     }
 
     /// Runs until cancelled or told to shut down. When it returns, all connections are dropped and
-    /// every waiter has been told.
+    /// every waiter has been told. A QUIC port is free again a moment later: quinn keeps it while its
+    /// connections drain, for three probe time-outs.
     pub async fn run(mut self, cancel: CancellationToken) {
         let shutdown = self.control.shutdown.clone();
         tokio::select! {
@@ -675,7 +677,7 @@ impl Secure {
                 }
                 TransportTimeoutError::Other(Either::Right(error)) => broken_handshake(error),
             })
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Bounded::new(muxer))))
             .boxed()
     }
 }
