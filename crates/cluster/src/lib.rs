@@ -12,6 +12,8 @@ mod json;
 mod lock;
 mod lock_file;
 mod merkle;
+mod network;
+pub mod verify;
 mod version;
 
 pub use create::{NewDefinition, NewDefinitionError};
@@ -27,6 +29,7 @@ pub use error::{
 pub use json::Kind as JsonKind;
 pub use lock::{Lock, Validator};
 pub use lock_file::{Deposit, LockFile, MAX_LOCK_BYTES, Registration, ValidatorEntry};
+pub use verify::{Finding, Severity, Verifier};
 pub use version::Version;
 
 /// Most operators: the limit in the hashes' operator list (cluster spec, section 2.2).
