@@ -284,7 +284,7 @@ pub enum LockError {
     #[error("not a cluster lock")]
     Parse(#[from] ParseError),
     /// The operators are not those of a cluster.
-    #[error(transparent)]
+    #[error("cluster_definition is not usable")]
     Members(#[from] MembersError),
     /// A value that does not mean what it should.
     #[error("{at} is not usable")]

@@ -19,7 +19,7 @@ mod wallet;
 pub use problem::{Problem, Severity, Signer};
 pub use wallet::{ContractWallets, WalletError};
 
-use crate::{Definition, LockFile, network};
+use crate::{Definition, HashError, LockFile, network};
 
 /// One thing that is wrong with a file, or could not be checked, or is worth knowing.
 #[derive(Debug)]
@@ -143,18 +143,10 @@ impl Findings {
         self.list.push(Finding { path, problem });
     }
 
-    /// Adds values that cannot be hashed, each once: several hashes can contain one value.
-    fn add_hash_errors(&mut self, errors: crate::HashErrors) {
-        for error in errors.errors {
-            let known = |it: &Finding| match &it.problem {
-                Problem::Hash(problem) => {
-                    *problem == error.problem && it.path.ends_with(&error.path)
-                }
-                _ => false,
-            };
-            if !self.list.iter().any(known) {
-                self.add(error.path, Problem::Hash(error.problem));
-            }
+    /// Adds values that cannot be hashed.
+    fn add_hash_errors(&mut self, errors: impl IntoIterator<Item = HashError>) {
+        for error in errors {
+            self.add(error.path, Problem::Hash(error.problem));
         }
     }
 }

@@ -45,20 +45,12 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_changes_of_a_file_do_no_harm(
-        version in 0..Version::ALL.len(),
-        changes in vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..4),
+    fn arbitrary_changes_of_a_definition_do_no_harm(
+        version in versions(),
+        changes in changes(),
     ) {
-        let definition = cluster::definition(Version::ALL[version], 3, 2);
-        let mut json = definition.to_json().unwrap();
-        for (at, byte, insert) in changes {
-            let at = at.index(json.len());
-            if insert {
-                json.insert(at, byte);
-            } else {
-                json[at] = byte;
-            }
-        }
+        let definition = cluster::definition(version, 3, 2);
+        let json = changed(definition.to_json().unwrap(), changes);
         if let Ok(read) = Definition::from_json(&json) {
             let _ = Verifier::new().definition(&read);
             if let Ok(written) = read.to_json() {
@@ -66,6 +58,38 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn arbitrary_changes_of_a_lock_do_no_harm(version in versions(), changes in changes()) {
+        let (lock, _) = cluster::lock(version, 3, 1);
+        let json = changed(lock.to_json().unwrap(), changes);
+        if let Ok(read) = LockFile::from_json(&json) {
+            let _ = Verifier::new().lock(&read);
+            if let Ok(written) = read.to_json() {
+                prop_assert!(LockFile::from_json(&written).is_ok());
+            }
+        }
+    }
+}
+
+/// Where, which byte, and whether it is put in between.
+type Change = (prop::sample::Index, u8, bool);
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let byte = prop_oneof![any::<u8>(), prop::sample::select(b"{}[],:0-9enul".to_vec())];
+    vec((any::<prop::sample::Index>(), byte, any::<bool>()), 1..4)
+}
+
+fn changed(mut json: Vec<u8>, changes: Vec<Change>) -> Vec<u8> {
+    for (at, byte, insert) in changes {
+        let at = at.index(json.len());
+        if insert {
+            json.insert(at, byte);
+        } else {
+            json[at] = byte;
+        }
+    }
+    json
 }
 
 fn versions() -> impl Strategy<Value = Version> {

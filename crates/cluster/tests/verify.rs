@@ -164,7 +164,8 @@ fn unsigned_clusters_and_solo_flows_are_accepted_and_half_signed_ones_are_not() 
 #[test]
 fn each_wallet_signature_is_checked() {
     let signed = cluster::definition(Version::V1_10, 3, 1);
-    let change: [(&str, fn(&mut Definition) -> &mut Vec<u8>); 3] = [
+    type Field = fn(&mut Definition) -> &mut Vec<u8>;
+    let change: [(&str, Field); 3] = [
         ("operators[1].config_signature", |it| {
             &mut it.operators[1].config_signature
         }),
@@ -205,9 +206,10 @@ fn each_wallet_signature_is_checked() {
 
 #[test]
 fn a_contract_wallet_is_asked_only_when_the_signature_is_not_the_addresss_own() {
+    type Asked = ([u8; 20], [u8; 32], usize);
     struct Wallets {
         answer: fn() -> Result<bool, WalletError>,
-        asked: RefCell<Vec<([u8; 20], [u8; 32], usize)>>,
+        asked: RefCell<Vec<Asked>>,
     }
     impl ContractWallets for Wallets {
         fn accepts(

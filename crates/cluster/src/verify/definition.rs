@@ -99,13 +99,12 @@ pub(super) fn identities(
 }
 
 fn check_hashes(definition: &Definition, findings: &mut Findings) {
-    match definition.compute_config_hash() {
-        Ok(computed) if definition.config_hash != computed => {
-            let stored = definition.config_hash.clone();
-            findings.add("config_hash", Problem::ConfigHash { stored, computed });
-        }
-        Ok(_) => {}
-        Err(errors) => findings.add_hash_errors(errors),
+    // What cannot be hashed for the config hash cannot be for the definition hash either.
+    if let Ok(computed) = definition.compute_config_hash()
+        && definition.config_hash != computed
+    {
+        let stored = definition.config_hash.clone();
+        findings.add("config_hash", Problem::ConfigHash { stored, computed });
     }
     match definition.compute_definition_hash() {
         Ok(computed) if definition.definition_hash != computed => {
@@ -116,7 +115,7 @@ fn check_hashes(definition: &Definition, findings: &mut Findings) {
             );
         }
         Ok(_) => {}
-        Err(errors) => findings.add_hash_errors(errors),
+        Err(errors) => findings.add_hash_errors(errors.errors),
     }
 }
 
