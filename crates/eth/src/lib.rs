@@ -1,0 +1,16 @@
+//! What a distributed validator takes from Ethereum: networks, deposits, builder registrations and
+//! validator keystores.
+//!
+//! Spec: cluster, sections 6 to 8.
+//!
+//! - [`network`]: which chains there are, and custom ones.
+//! - [`signing`]: from a message root to the bytes that a validator key signs.
+//! - [`address`]: withdrawal addresses and fee recipients.
+//!
+//! Nothing here opens a socket, keeps a clock or holds state between calls.
+
+pub mod address;
+pub mod network;
+pub mod signing;
+
+mod ssz;
