@@ -5,12 +5,19 @@
 //!
 //! - [`network`]: which chains there are, and custom ones.
 //! - [`signing`]: from a message root to the bytes that a validator key signs.
+//! - [`keystore`]: encrypted keys, their passwords, directories of them.
 //! - [`address`]: withdrawal addresses and fee recipients.
 //!
 //! Nothing here opens a socket, keeps a clock or holds state between calls.
 
 pub mod address;
+pub mod files;
+pub mod json;
+pub mod keystore;
 pub mod network;
 pub mod signing;
 
+mod parallel;
 mod ssz;
+
+pub use parallel::threads;
