@@ -5,12 +5,14 @@
 //!
 //! - [`network`]: which chains there are, and custom ones.
 //! - [`signing`]: from a message root to the bytes that a validator key signs.
+//! - [`deposit`]: deposit messages and the files of them.
 //! - [`keystore`]: encrypted keys, their passwords, directories of them.
 //! - [`address`]: withdrawal addresses and fee recipients.
 //!
 //! Nothing here opens a socket, keeps a clock or holds state between calls.
 
 pub mod address;
+pub mod deposit;
 pub mod files;
 pub mod json;
 pub mod keystore;

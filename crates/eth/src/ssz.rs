@@ -37,6 +37,12 @@ pub(crate) fn vector(bytes: &[u8]) -> Chunk {
     container(&chunks)
 }
 
+pub(crate) fn uint64(value: u64) -> Chunk {
+    let mut chunk = ZERO;
+    chunk[..8].copy_from_slice(&value.to_le_bytes());
+    chunk
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
