@@ -6,6 +6,7 @@
 //! - [`network`]: which chains there are, and custom ones.
 //! - [`signing`]: from a message root to the bytes that a validator key signs.
 //! - [`deposit`]: deposit messages and the files of them.
+//! - [`registration`]: registrations with block builders.
 //! - [`keystore`]: encrypted keys, their passwords, directories of them.
 //! - [`address`]: withdrawal addresses and fee recipients.
 //!
@@ -17,6 +18,7 @@ pub mod files;
 pub mod json;
 pub mod keystore;
 pub mod network;
+pub mod registration;
 pub mod signing;
 
 mod parallel;
