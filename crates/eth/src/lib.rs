@@ -25,3 +25,7 @@ mod parallel;
 mod ssz;
 
 pub use parallel::threads;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
