@@ -358,3 +358,86 @@ impl Drop for NewDirectory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        Directory::open(dir).unwrap().names(10).unwrap()
+    }
+
+    fn begun(target: &Path) -> NewDirectory {
+        let mut new = NewDirectory::create(target).unwrap();
+        write_new(&new.work().join("a"), b"a", 0o444).unwrap();
+        new.add(["a".to_owned()]);
+        new
+    }
+
+    #[test]
+    fn directory_appears_when_it_is_kept_and_not_before() {
+        let scratch = tempfile::tempdir().unwrap();
+        let target = scratch.path().join("new");
+
+        let new = begun(&target);
+        assert!(!target.exists());
+        new.keep().unwrap();
+
+        assert_eq!(names(scratch.path()), ["new"]);
+        assert_eq!(names(&target), ["a"]);
+    }
+
+    #[test]
+    fn directory_that_is_given_up_leaves_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        drop(begun(&scratch.path().join("new")));
+        assert!(names(scratch.path()).is_empty());
+
+        // One that was there stays, empty.
+        let target = scratch.path().join("old");
+        fs::create_dir(&target).unwrap();
+        drop(begun(&target));
+        assert_eq!(names(scratch.path()), ["old"]);
+        assert!(names(&target).is_empty());
+    }
+
+    #[test]
+    fn directory_that_another_filled_meanwhile_is_not_touched() {
+        let scratch = tempfile::tempdir().unwrap();
+        let target = scratch.path().join("new");
+        let new = begun(&target);
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("theirs"), "").unwrap();
+
+        let error = new.keep().unwrap_err();
+
+        assert!(matches!(error, Error::NotEmpty { path } if path == target));
+        assert_eq!(names(scratch.path()), ["new"]);
+        assert_eq!(names(&target), ["theirs"]);
+    }
+
+    #[test]
+    fn entries_are_counted_up_to_the_limit() {
+        let scratch = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(scratch.path().join(name), "").unwrap();
+        }
+        let dir = Directory::open(scratch.path()).unwrap();
+
+        assert_eq!(dir.names(3).unwrap(), ["a", "b", "c"]);
+        assert!(matches!(dir.names(2), Err(Error::TooMany { limit: 2, .. })));
+    }
+
+    #[test]
+    fn file_is_read_up_to_its_limit() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("a");
+        fs::write(&path, "abc").unwrap();
+
+        assert_eq!(read(&path, 3).unwrap().as_slice(), b"abc");
+        assert!(matches!(
+            read(&path, 2),
+            Err(Error::TooLong { limit: 2, .. })
+        ));
+    }
+}

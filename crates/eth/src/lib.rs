@@ -9,6 +9,7 @@
 //! - [`registration`]: registrations with block builders.
 //! - [`keystore`]: encrypted keys, their passwords, directories of them.
 //! - [`address`]: withdrawal addresses and fee recipients.
+//! - [`files`] and [`json`]: why a file or a field of it was refused.
 //!
 //! Nothing here opens a socket, keeps a clock or holds state between calls.
 

@@ -2,10 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::{
-    num::NonZeroUsize,
-    time::{Duration, Instant},
-};
+use std::num::NonZeroUsize;
 
 use pluto_crypto::bls::SecretKey;
 use pluto_eth::{
@@ -455,9 +452,7 @@ fn bounds_of_the_key_derivation_are_checked_before_time_is_spent() {
     let (pbkdf2, scrypt) = (eip_pbkdf2(), eip_scrypt());
     let refused = |base: &Value, field: &str, value: u64| {
         let pointer = format!("/crypto/kdf/params/{field}");
-        let start = Instant::now();
         let error = field_error(&with(base, &pointer, json!(value)));
-        assert!(start.elapsed() < Duration::from_secs(1), "{field} {value}");
         assert!(
             matches!(&error, json::Error::OutOfRange { path, .. } if path.ends_with(field)),
             "{field} {value}: {error}"
