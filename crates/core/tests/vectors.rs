@@ -5,8 +5,8 @@
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use pluto_core::{
-    DutyType, ParSigEx, ParSignedData, PubKey,
-    signed::{SignedData, SignedDataError},
+    ParSigEx, ParSignedData, PubKey,
+    signed::SignedData,
     signing::{Forks, signing_root},
 };
 use pluto_crypto::bls;
@@ -47,7 +47,6 @@ fn vectors_of_ceremonies_decode_and_verify() {
 fn vectors_of_duties_decode_and_verify() {
     let Some(file) = read() else { return };
     let mut checked = BTreeMap::<&str, usize>::new();
-    let mut unsupported = BTreeMap::<&str, usize>::new();
     for duties in array(&file["duties"]) {
         let forks = forks(&duties["input"]);
         for message in array(&duties["messages"]) {
@@ -58,15 +57,8 @@ fn vectors_of_duties_decode_and_verify() {
             assert_eq!(kind.name(), message["duty"]["type_name"], "{name}");
             for entry in array(&message["entries"]) {
                 let (pubkey, item) = find(&decoded, entry);
-                let data = match SignedData::decode(kind, &item.data) {
-                    Ok(data) => data,
-                    Err(SignedDataError::Unsupported { .. }) => {
-                        assert!(matches!(kind, DutyType::Proposer | DutyType::Aggregator));
-                        *unsupported.entry(kind.name()).or_default() += 1;
-                        continue;
-                    }
-                    Err(err) => panic!("{name}: {err:?}"),
-                };
+                let data = SignedData::decode(kind, &item.data)
+                    .unwrap_or_else(|err| panic!("{name}: {err:?}"));
                 assert_eq!(data.signature().as_slice(), bytes(&entry["signature"]));
                 let root = data.message_root().unwrap();
                 assert_eq!(root, array32(&entry["message_root"]), "{name}");
@@ -90,7 +82,6 @@ fn vectors_of_duties_decode_and_verify() {
     }
     assert!(!checked.is_empty());
     println!("{FILE}: entries of duties {checked:?}");
-    println!("{FILE}: not supported yet, frame only {unsupported:?}");
 }
 
 #[test]
