@@ -387,6 +387,31 @@ fn offsets_leave_no_choice() {
 }
 
 #[test]
+fn containers_have_their_parts_where_the_offsets_must_say() {
+    let block = Block::new(Deneb, false);
+    let bytes = block.ssz();
+    // Behind the wrapper: where the block, the proofs and the blobs begin.
+    let [first, second, third] =
+        [13, 17, 21].map(|at| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()));
+    let end = u32::try_from(bytes.len()).unwrap() - 13;
+    for (offsets, ok) in [
+        ([first, second, third], true),
+        ([first + 1, second, third], false),
+        ([first - 1, second, third], false),
+        ([first, third, second], false),
+        ([first, second, end + 1], false),
+        ([first, end + 1, u32::MAX], false),
+        ([first, 0, third], false),
+        ([first, second - 1, third], false),
+    ] {
+        let mut bytes = bytes.clone();
+        bytes[13..25].copy_from_slice(&offsets.map(u32::to_le_bytes).concat());
+        let decoded = SignedData::decode(DutyType::Proposer, &bytes);
+        assert_eq!(decoded.is_ok(), ok, "{offsets:?}");
+    }
+}
+
+#[test]
 fn blobs_are_checked_for_their_size_and_not_signed() {
     let block = Block::new(Deneb, false);
     let expected = block.decode();
@@ -424,6 +449,8 @@ fn every_field_of_a_body_is_signed() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn damaged_blocks_never_panic(
         which in any::<prop::sample::Index>(),

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use pluto_core::{
-    ParSigEx, ParSignedData, PubKey,
+    DutyType, ParSigEx, ParSignedData, PubKey,
     signed::SignedData,
     signing::{Forks, signing_root},
 };
@@ -108,6 +108,48 @@ fn vectors_of_altered_messages_end_where_they_should() {
     }
     assert!(!checked.is_empty());
     println!("{FILE}: altered messages {checked:?}");
+}
+
+/// Charon's own renderings of one value in both encodings. The roots are those of the beacon chain
+/// specification's containers under `remerkleable`.
+#[test]
+fn vectors_of_both_encodings_are_one_object() {
+    let files = [
+        (
+            DutyType::Proposer,
+            "VersionedSignedProposal",
+            "",
+            "cd3d0d0abc5d9ba7a85b8c3388a6d4ebe2ee6367e20bf3c77a8d4977c657c0e1",
+        ),
+        (
+            DutyType::Proposer,
+            "VersionedSignedProposal",
+            "#01",
+            "4bf04729550ce290f32088070ae5dead2940c4350620a4bb85e04b0b1f3c2177",
+        ),
+        (
+            DutyType::Aggregator,
+            "VersionedSignedAggregateAndProof",
+            "",
+            "b583185cb9587e89300afca09c2052bd6e75b885fbdccdcea9d7bcdaa80646f0",
+        ),
+    ];
+    for (kind, name, variant, root) in files {
+        let file = |form: &str, ending: &str| {
+            find_file(&format!(
+                "core/types/Test{form}Serialisation_{name}.{ending}{variant}.golden"
+            ))
+        };
+        let (Some(ssz), Some(json)) = (file("SSZ", "ssz"), file("JSON", "json")) else {
+            return;
+        };
+        let decode = |path| SignedData::decode(kind, &fs::read(path).unwrap()).unwrap();
+        let data = decode(ssz);
+        assert_eq!(data, decode(json), "{name}{variant}");
+        let found = data.message_root().map(hex::encode);
+        assert_eq!(found.as_deref(), Some(root), "{name}{variant}");
+    }
+    println!("core/types: {} objects in both encodings", files.len());
 }
 
 /// What a receiver does, up to the first thing that stops it.
@@ -225,14 +267,19 @@ fn array32(value: &Value) -> [u8; 32] {
 }
 
 fn read() -> Option<Value> {
+    let path = find_file(FILE)?;
+    let file: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    assert_eq!(file["suite"], "charon_parsigex");
+    Some(file)
+}
+
+fn find_file(name: &str) -> Option<PathBuf> {
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors");
     let path = std::env::var_os("PLUTO_VECTORS").map_or_else(|| default.into(), PathBuf::from);
-    let path = path.join(FILE);
+    let path = path.join(name);
     if !path.is_file() {
         println!("skipped: no vectors at {}", path.display());
         return None;
     }
-    let file: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-    assert_eq!(file["suite"], "charon_parsigex");
-    Some(file)
+    Some(path)
 }

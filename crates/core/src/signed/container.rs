@@ -186,7 +186,7 @@ impl<const MAX: usize> Ssz for Numbers<MAX> {
 
     fn read(bytes: &[u8], field: &'static str) -> Result<Self, SszError> {
         let len = bytes.len() / NUMBER;
-        if bytes.len() % NUMBER != 0 {
+        if !bytes.len().is_multiple_of(NUMBER) {
             return Err(uneven(bytes, field));
         }
         check_len(len, field, MAX)?;

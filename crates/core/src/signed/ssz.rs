@@ -208,7 +208,7 @@ pub(crate) fn entries<'a>(
             (OFFSET, first.at())
         }
     };
-    if filled % step != 0 {
+    if !filled.is_multiple_of(step) {
         return Err(uneven(bytes, field));
     }
     let len = filled / step;
