@@ -34,8 +34,9 @@ use crate::{DutyType, signing::DomainKind};
 use json::{Dec, Hex};
 use ssz::Reader;
 
-/// Longest JSON form of anything but a block that is read. The longest honest one is an attestation with 131,072
-/// aggregation bits, 33 kB of hex digits; the rest leaves room for spaces and unknown fields.
+/// Longest JSON form of anything but a block that is read. The longest honest one is an attestation
+/// with 131,072 aggregation bits, 33 kB of hex digits; the rest leaves room for spaces and unknown
+/// fields.
 pub const MAX_JSON_BYTES: usize = 1 << 16;
 
 /// Why bytes are no signed object of a duty.
@@ -493,6 +494,7 @@ fn from_json<'a, J: Deserialize<'a>, T>(
     from_long_json(kind, bytes).map(into)
 }
 
+/// Without a bound of its own: for what is hashed while it is read.
 fn from_long_json<'a, J: Deserialize<'a>>(
     kind: DutyType,
     bytes: &'a [u8],

@@ -409,6 +409,23 @@ fn containers_have_their_parts_where_the_offsets_must_say() {
         let decoded = SignedData::decode(DutyType::Proposer, &bytes);
         assert_eq!(decoded.is_ok(), ok, "{offsets:?}");
     }
+    // A gap is tolerated behind the wrapper only.
+    let mut gap = bytes.clone();
+    gap[13..25].copy_from_slice(
+        &[first, second, third]
+            .map(|it| (it + 1).to_le_bytes())
+            .concat(),
+    );
+    gap.insert(25, 0);
+    let source = SszError::Offset {
+        field: "signed_block",
+        offset: 13,
+    };
+    let kind = DutyType::Proposer;
+    assert_eq!(
+        SignedData::decode(kind, &gap),
+        Err(SignedDataError::Ssz { kind, source })
+    );
 }
 
 #[test]

@@ -18,15 +18,6 @@ pub(super) const MAX_COMMITTEE_BITS: usize = 2_048;
 /// Most attesters in one attestation since Electra: all 64 committees of a slot.
 pub(super) const MAX_SLOT_BITS: usize = 64 * MAX_COMMITTEE_BITS;
 
-/// Most attesters in one attestation of a fork.
-pub(super) fn max_bits(version: ForkVersion) -> usize {
-    if version >= ForkVersion::Electra {
-        MAX_SLOT_BITS
-    } else {
-        MAX_COMMITTEE_BITS
-    }
-}
-
 /// Where the attestation starts behind a header with a validator index.
 const INDEXED_HEADER: u32 = 20;
 /// Where it starts behind one without; senders may leave a gap.
@@ -162,6 +153,15 @@ pub(super) fn from_json(bytes: &[u8]) -> Result<Attestation, SignedDataError> {
             ..attestation
         })
         .map_err(|source| SignedDataError::Ssz { kind, source })
+}
+
+/// Most attesters in one attestation of a fork.
+pub(super) fn max_bits(version: ForkVersion) -> usize {
+    if version >= ForkVersion::Electra {
+        MAX_SLOT_BITS
+    } else {
+        MAX_COMMITTEE_BITS
+    }
 }
 
 #[derive(Deserialize)]

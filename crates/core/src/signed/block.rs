@@ -62,7 +62,7 @@ impl SignedProposal {
         let [blinded] = reader.array("blinded")?;
         let payload = behind(bytes, &mut reader, "block", HEADER)?;
         // Another number than 1 is no refusal but a full block, as everywhere.
-        read(&FromSsz(payload), version, blinded == 1)
+        read(&SszBytes(payload), version, blinded == 1)
     }
 
     /// The root of a block is that of its header.
@@ -82,7 +82,7 @@ pub(super) fn from_json(bytes: &[u8]) -> Result<SignedProposal, SignedDataError>
     // The flag stands behind the block that it tells how to read.
     let head: HeadJson = super::from_long_json(kind, bytes)?;
     let version = ForkVersion::from_json(kind, head.version)?;
-    read(&FromJson(bytes), version, head.blinded)
+    read(&JsonText(bytes), version, head.blinded)
 }
 
 #[derive(Deserialize)]
@@ -98,15 +98,15 @@ struct BlockJson<T> {
 }
 
 /// Either encoding of what is in a wrapper.
-trait From {
+trait Encoded {
     type Error;
 
     fn read<T: Ssz + DeserializeOwned>(&self) -> Result<T, Self::Error>;
 }
 
-struct FromSsz<'a>(&'a [u8]);
+struct SszBytes<'a>(&'a [u8]);
 
-impl From for FromSsz<'_> {
+impl Encoded for SszBytes<'_> {
     type Error = SszError;
 
     fn read<T: Ssz + DeserializeOwned>(&self) -> Result<T, SszError> {
@@ -114,9 +114,9 @@ impl From for FromSsz<'_> {
     }
 }
 
-struct FromJson<'a>(&'a [u8]);
+struct JsonText<'a>(&'a [u8]);
 
-impl From for FromJson<'_> {
+impl Encoded for JsonText<'_> {
     type Error = SignedDataError;
 
     fn read<T: Ssz + DeserializeOwned>(&self) -> Result<T, SignedDataError> {
@@ -124,11 +124,11 @@ impl From for FromJson<'_> {
     }
 }
 
-fn read<F: From>(
-    from: &F,
+fn read<E: Encoded>(
+    from: &E,
     version: ForkVersion,
     blinded: bool,
-) -> Result<SignedProposal, F::Error> {
+) -> Result<SignedProposal, E::Error> {
     use ForkVersion::{Altair, Bellatrix, Capella, Deneb, Electra, Fulu, Phase0};
     let blinded = blinded && version >= Bellatrix;
     let (block, signature) = match (version, blinded) {
@@ -157,16 +157,16 @@ fn read<F: From>(
 }
 
 /// A block by itself.
-fn bare<F: From, B: Ssz + Root + DeserializeOwned>(
-    from: &F,
-) -> Result<(Block<BodyRoot>, [u8; 96]), F::Error> {
+fn bare<E: Encoded, B: Ssz + Root + DeserializeOwned>(
+    from: &E,
+) -> Result<(Block<BodyRoot>, [u8; 96]), E::Error> {
     from.read().map(rooted::<B>)
 }
 
 /// A block with the blobs of its payload, which its signature does not cover.
-fn with_blobs<F: From, B: Ssz + Root + DeserializeOwned, const PROOFS: usize>(
-    from: &F,
-) -> Result<(Block<BodyRoot>, [u8; 96]), F::Error> {
+fn with_blobs<E: Encoded, B: Ssz + Root + DeserializeOwned, const PROOFS: usize>(
+    from: &E,
+) -> Result<(Block<BodyRoot>, [u8; 96]), E::Error> {
     from.read()
         .map(|it: Contents<B, PROOFS>| rooted(it.signed_block))
 }

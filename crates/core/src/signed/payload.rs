@@ -3,9 +3,7 @@
 //! Containers and limits: the beacon chain's specification from bellatrix to deneb.
 
 use super::{
-    SszError,
-    container::{Bytes, List, Root, Ssz, container},
-    hash,
+    container::{Bytes, List, container},
     json::{Dec, Hex, Wei},
 };
 
@@ -104,19 +102,5 @@ container! {
         validator_index: Dec,
         address: Hex<20>,
         amount: Dec,
-    }
-}
-
-impl Ssz for Wei {
-    const SIZE: Option<usize> = Some(32);
-
-    fn read(bytes: &[u8], field: &'static str) -> Result<Self, SszError> {
-        Hex::read(bytes, field).map(|Hex(bytes)| Self(bytes))
-    }
-}
-
-impl Root for Wei {
-    fn root(&self) -> [u8; hash::CHUNK] {
-        self.0
     }
 }
