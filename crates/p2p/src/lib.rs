@@ -16,6 +16,7 @@ pub mod dialer;
 pub mod exchange;
 pub mod gater;
 pub mod metrics;
+mod muxer;
 pub mod p2p;
 pub mod p2p_context;
 pub mod proto;

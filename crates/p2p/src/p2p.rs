@@ -56,6 +56,7 @@ use crate::{
     dialer::Book,
     gater,
     metrics::Metrics,
+    muxer::Bounded,
     p2p_context::{LocalPeerIdMismatch, NodeGone, P2PContext},
 };
 
@@ -438,7 +439,8 @@ impl<B: NetworkBehaviour> Node<B> {
     }
 
     /// Runs until cancelled or told to shut down. When it returns, all connections are dropped and
-    /// every waiter has been told.
+    /// every waiter has been told. A QUIC port is free again a moment later: quinn keeps it while its
+    /// connections drain, for three probe time-outs.
     pub async fn run(mut self, cancel: CancellationToken) {
         let shutdown = self.control.shutdown.clone();
         tokio::select! {
@@ -708,6 +710,7 @@ impl Secure {
                 TransportTimeoutError::Other(Either::Right(error)) => broken_handshake(error),
             })
             .map(move |(peer, muxer), endpoint| {
+                let muxer = Bounded::new(muxer);
                 (peer, bandwidth::counted(&context, peer, muxer, &endpoint))
             })
             .boxed()

@@ -266,7 +266,7 @@ async fn a_node_can_be_polled_as_a_stream_of_what_happens() {
         }
     })
     .await;
-    assert_eq!(control.addresses().listen, [listen.clone()]);
+    assert_eq!(control.addresses().listen, std::slice::from_ref(&listen));
 
     let b = plain(config(&keys[1], &[]), &known).await;
     b.control.book().set(known[0], vec![listen]);

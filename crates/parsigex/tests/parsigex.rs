@@ -427,9 +427,13 @@ async fn with_two_connections_a_message_is_sent_once() {
         let message = cluster.sign(1, slot);
         let serve = async {
             let (_, mut stream) = streams.next().await.unwrap();
-            let mut frame = Vec::new();
-            stream.read_to_end(&mut frame).await.unwrap();
+            // The sender ends its half once the receiver has.
+            let mut frame = vec![0; framed(&message).len()];
+            stream.read_exact(&mut frame).await.unwrap();
             stream.close().await.unwrap();
+            let mut more = Vec::new();
+            stream.read_to_end(&mut more).await.unwrap();
+            assert_eq!(more, b"");
             frame
         };
         let (frame, ()) = within(join(serve, broadcast_to_all(&node, &message))).await;

@@ -11,14 +11,14 @@ use pluto_p2p::{
     proto::Frame,
 };
 use pluto_testkit::{LIMIT, TestNode, config, ids, introduce, keys, met};
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::time::Instant;
 
 /// Is answered.
 pub(crate) const ASK: Slot = Slot(0);
 /// Is not.
 pub(crate) const TELL: Slot = Slot(1);
 /// The longest frame of both.
-pub(crate) const MAX_FRAME: usize = 1 << 16;
+pub(crate) const MAX_FRAME: usize = 1 << 20;
 
 /// A node that asks and tells.
 pub(crate) type Talker = TestNode<Talk>;
@@ -39,11 +39,10 @@ impl Talk {
 /// A node that asks, and answers each question with the question.
 pub(crate) type Echo = TestNode<Answers>;
 
-/// Its ends of the exchange.
+/// Its end of the exchange.
+#[derive(Clone)]
 pub(crate) struct Answers {
     pub(crate) calls: exchange::Handle,
-    /// Ends with the node.
-    pub(crate) answering: JoinHandle<()>,
 }
 
 impl Answers {
@@ -66,8 +65,9 @@ pub(crate) async fn echo(config: NodeConfig, known: &[PeerId]) -> Echo {
     TestNode::start(config, known, |builder| {
         let (behaviour, calls, inbound) =
             exchange(builder.p2p_context(), Budget::default(), protocols());
-        let answering = tokio::spawn(answer(inbound));
-        (behaviour, Answers { calls, answering })
+        // Ends with the node.
+        tokio::spawn(answer(inbound));
+        (behaviour, Answers { calls })
     })
     .await
 }
