@@ -6,12 +6,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pluto_crypto::enr::{self, Enr};
+use pluto_eth::deposit::AmountError;
 use rand::Rng;
 
 use crate::{
     Addresses, Creator, Definition, MAX_OPERATORS, MAX_VALIDATORS, OperatorEntry,
-    ValidatorAddresses, Version, check_deposit_amounts,
-    error::{DepositAmountProblem, HashErrors},
+    ValidatorAddresses, Version, definition::check_deposit_amounts, error::HashErrors,
 };
 
 const SECS_PER_DAY: u64 = 86_400;
@@ -100,7 +100,7 @@ pub enum NewDefinitionError {
     },
     /// Deposits that make no validator.
     #[error("the deposit amounts are impossible")]
-    DepositAmounts(#[from] DepositAmountProblem),
+    DepositAmounts(#[from] AmountError),
     /// Builders would be asked for empty blocks.
     #[error("the target gas limit is 0")]
     GasLimit,

@@ -15,11 +15,12 @@ use std::path::Path;
 
 use pluto_core::PeerIdx;
 use pluto_crypto::{enr::Enr, k1};
+use pluto_eth::deposit::{AmountError, CredentialsKind, Gwei};
 
 use crate::{
     MAX_OPERATORS, MAX_VALIDATORS, Version,
     disk::{self, FileMode, WriteError},
-    error::{DepositAmountProblem, HashErrors, MembersError, ParseError, ParseProblem, ReadError},
+    error::{HashErrors, MembersError, ParseError, ParseProblem, ReadError},
     json::{Reader, Writer},
     merkle::Root,
 };
@@ -30,12 +31,6 @@ pub(crate) use hash::{Faults, definition_root};
 pub const MAX_DEFINITION_BYTES: u64 = 16 << 20;
 /// Most partial deposits: the limit in the hash's list (cluster spec, section 2.1).
 pub const MAX_DEPOSIT_AMOUNTS: usize = 256;
-
-const GWEI_PER_ETH: u64 = 1_000_000_000;
-const MIN_DEPOSIT: u64 = GWEI_PER_ETH;
-const MIN_DEPOSIT_SUM: u64 = 32 * GWEI_PER_ETH;
-const MAX_DEPOSIT: u64 = 32 * GWEI_PER_ETH;
-const MAX_COMPOUNDING_DEPOSIT: u64 = 2048 * GWEI_PER_ETH;
 
 /// The content of a definition file, as it stands there.
 ///
@@ -508,32 +503,10 @@ fn short_fork_version(reader: &Reader<'_>, text: &str) -> Result<Vec<u8>, ParseE
     Ok(bytes)
 }
 
-/// Whether validators can be made of these deposits, in gwei (cluster spec, section 7.2). An empty
-/// list stands for the defaults.
-pub fn check_deposit_amounts(
-    amounts: &[u64],
-    compounding: bool,
-) -> Result<(), DepositAmountProblem> {
-    let max = if compounding {
-        MAX_COMPOUNDING_DEPOSIT
-    } else {
-        MAX_DEPOSIT
-    };
-    for (index, amount) in amounts.iter().copied().enumerate() {
-        if amount < MIN_DEPOSIT {
-            return Err(DepositAmountProblem::TooSmall { index, amount });
-        }
-        if amount > max {
-            return Err(DepositAmountProblem::TooLarge { index, amount, max });
-        }
-    }
-    let sum = amounts
-        .iter()
-        .fold(0_u64, |sum, it| sum.saturating_add(*it));
-    if !amounts.is_empty() && sum < MIN_DEPOSIT_SUM {
-        return Err(DepositAmountProblem::SumTooSmall { sum });
-    }
-    Ok(())
+/// Whether validators can be made of these deposits, in gwei (cluster spec, section 7.2).
+pub(crate) fn check_deposit_amounts(amounts: &[u64], compounding: bool) -> Result<(), AmountError> {
+    let amounts: Vec<_> = amounts.iter().copied().map(Gwei).collect();
+    CredentialsKind::new(compounding).check_amounts(&amounts)
 }
 
 impl Reader<'_> {

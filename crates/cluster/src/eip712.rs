@@ -5,9 +5,6 @@
 //! The messages are four structs of one string each and a domain of three fields. They are hashed
 //! here by hand: `alloy-sol-types` would add some forty packages for that.
 
-use std::fmt;
-
-use pluto_crypto::k1::ADDRESS_BYTES;
 use sha3::{Digest, Keccak256};
 
 use crate::Version;
@@ -21,54 +18,6 @@ const DOMAIN_VERSION: &str = "1";
 /// The terms that the API has creators sign, and the version of that message.
 const TERMS_HASH: &str = "0xd33721644e8f3afab1495a74abe3523cec12d48b8da6cb760972492ca3f1a273";
 const TERMS_VERSION: u64 = 1;
-
-/// An Ethereum address.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Address(pub [u8; ADDRESS_BYTES]);
-
-impl Address {
-    /// Reads `0x` and 40 hex digits in any letter case; `None` for anything else.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut bytes = [0; ADDRESS_BYTES];
-        hex::decode_to_slice(text.strip_prefix("0x")?, &mut bytes).ok()?;
-        Some(Self(bytes))
-    }
-
-    /// Whether `text` is the address with the letter case of its checksum (EIP-55).
-    #[must_use]
-    pub fn is_checksummed(&self, text: &str) -> bool {
-        self.to_string() == text
-    }
-}
-
-/// With the letter case of its checksum (EIP-55).
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = hex::encode(self.0);
-        let hash = hex::encode(keccak256(digits.as_bytes()));
-        f.write_str("0x")?;
-        for (digit, hash) in digits.chars().zip(hash.chars()) {
-            let upper = hash.to_digit(16).is_some_and(|it| it >= 8);
-            write!(
-                f,
-                "{}",
-                if upper {
-                    digit.to_ascii_uppercase()
-                } else {
-                    digit
-                }
-            )?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Address({self})")
-    }
-}
 
 /// What an operator signs to agree to a config hash. Versions before v1.3 have no such signature.
 #[must_use]
@@ -183,7 +132,7 @@ fn keccak256(data: &[u8]) -> [u8; 32] {
 mod tests {
     use super::*;
 
-    // The values are those of the cluster spec, appendix A.4 and A.7.
+    // The values are those of the cluster spec, appendix A.4.
 
     fn hex(bytes: impl AsRef<[u8]>) -> String {
         hex::encode(bytes)
@@ -252,26 +201,6 @@ mod tests {
             hex(operator_config_digest(Version::V1_3, &config_hash, 5)),
             "843655bd9bf47ad6452f832f7678745132bb3319d8e2e3e8cea5c912bd2c506a"
         );
-    }
-
-    #[test]
-    fn addresses_are_read_in_any_case_and_printed_with_their_checksum() {
-        let text = "0xF88D5892faF084DCF4143566d9C9b3F047c153Ca";
-        let address = Address::parse(&text.to_lowercase()).unwrap();
-        assert_eq!(address.to_string(), text);
-        assert!(address.is_checksummed(text));
-        assert!(!address.is_checksummed(&text.to_lowercase()));
-
-        let bare = text.trim_start_matches("0x");
-        for bad in [
-            bare,
-            "",
-            "0x",
-            &text[..41],
-            "0xzz8D5892faF084DCF4143566d9C9b3F047c153Ca",
-        ] {
-            assert_eq!(Address::parse(bad), None, "{bad}");
-        }
     }
 
     #[test]

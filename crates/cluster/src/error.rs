@@ -2,6 +2,8 @@
 
 use std::{fmt, io, path::PathBuf};
 
+use pluto_eth::deposit::AmountError;
+
 use crate::{JsonKind as Kind, MAX_OPERATORS};
 
 /// Something that is wrong at a place in a file.
@@ -119,7 +121,7 @@ pub enum ParseProblem {
     },
     /// Amounts that no deposit can have.
     #[error(transparent)]
-    DepositAmount(#[from] DepositAmountProblem),
+    DepositAmount(#[from] AmountError),
 }
 
 impl ParseProblem {
@@ -142,36 +144,6 @@ impl ParseProblem {
             Self::DepositAmount(_) => "deposit-amounts",
         }
     }
-}
-
-/// Why a list of partial deposits is impossible (spec: cluster, section 7.2). Amounts are in gwei.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DepositAmountProblem {
-    /// A deposit below 1 ETH.
-    #[error("amount {index} is {amount} gwei, less than 1 ETH")]
-    TooSmall {
-        /// Which.
-        index: usize,
-        /// How much.
-        amount: u64,
-    },
-    /// A deposit of more than a validator can hold.
-    #[error("amount {index} is {amount} gwei, more than {max}")]
-    TooLarge {
-        /// Which.
-        index: usize,
-        /// How much.
-        amount: u64,
-        /// 32 ETH, or 2,048 ETH for a compounding validator.
-        max: u64,
-    },
-    /// All together not enough for a validator.
-    #[error("the amounts add up to {sum} gwei, less than 32 ETH")]
-    SumTooSmall {
-        /// How much.
-        sum: u64,
-    },
 }
 
 /// Why a value cannot be hashed.

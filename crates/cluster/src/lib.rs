@@ -12,19 +12,18 @@ mod json;
 mod lock;
 mod lock_file;
 mod merkle;
-mod network;
 pub mod verify;
 mod version;
 
 pub use create::{NewDefinition, NewDefinitionError};
 pub use definition::{
     Addresses, Creator, Definition, MAX_DEFINITION_BYTES, MAX_DEPOSIT_AMOUNTS, Operator,
-    OperatorEntry, ValidatorAddresses, check_deposit_amounts,
+    OperatorEntry, ValidatorAddresses,
 };
 pub use disk::{FileMode, WriteError};
 pub use error::{
-    DepositAmountProblem, FieldError, HashError, HashErrors, HashProblem, LockError, MembersError,
-    ParseError, ParseProblem, ReadError, ValueError,
+    FieldError, HashError, HashErrors, HashProblem, LockError, MembersError, ParseError,
+    ParseProblem, ReadError, ValueError,
 };
 pub use json::Kind as JsonKind;
 pub use lock::{Lock, Validator};

@@ -19,7 +19,9 @@ mod wallet;
 pub use problem::{Problem, Severity, Signer};
 pub use wallet::{ContractWallets, WalletError};
 
-use crate::{Definition, HashError, LockFile, network};
+use pluto_eth::network::{ForkVersion, Network, Networks};
+
+use crate::{Definition, HashError, LockFile};
 
 /// One thing that is wrong with a file, or could not be checked, or is worth knowing.
 #[derive(Debug)]
@@ -59,7 +61,7 @@ pub fn has_errors(findings: &[Finding]) -> bool {
 /// Checks files. Without anything else it knows the public networks and asks no contract.
 #[derive(Clone, Copy, Default)]
 pub struct Verifier<'a> {
-    network: Option<([u8; 4], u64)>,
+    networks: Option<&'a Networks>,
     wallets: Option<&'a dyn ContractWallets>,
 }
 
@@ -70,10 +72,10 @@ impl<'a> Verifier<'a> {
         Self::default()
     }
 
-    /// Knows one more network, by its genesis fork version. A public one is not replaced.
+    /// Knows these networks instead.
     #[must_use]
-    pub const fn with_network(mut self, fork_version: [u8; 4], chain_id: u64) -> Self {
-        self.network = Some((fork_version, chain_id));
+    pub const fn with_networks(mut self, networks: &'a Networks) -> Self {
+        self.networks = Some(networks);
         self
     }
 
@@ -104,18 +106,22 @@ impl<'a> Verifier<'a> {
         findings.list
     }
 
-    fn chain_id(&self, fork_version: [u8; 4]) -> Option<u64> {
-        network::chain_id(fork_version).or_else(|| {
-            let (known, chain_id) = self.network?;
-            (known == fork_version).then_some(chain_id)
-        })
+    /// What wallets call the network; `None` for one that is not known.
+    fn chain_id(&self, fork_version: ForkVersion) -> Option<u64> {
+        let network = match self.networks {
+            Some(networks) => networks.by_fork_version(fork_version).cloned(),
+            None => Network::BUILT_IN
+                .into_iter()
+                .find(|it| it.genesis_version() == fork_version),
+        };
+        network.map(|it| it.chain_id())
     }
 }
 
 impl std::fmt::Debug for Verifier<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Verifier")
-            .field("network", &self.network)
+            .field("networks", &self.networks)
             .field("wallets", &self.wallets.is_some())
             .finish()
     }

@@ -13,9 +13,10 @@ use std::{
 
 use common::{cluster, entries};
 use pluto_cluster::{
-    Definition, DepositAmountProblem, FileMode, Lock, LockFile, NewDefinition, NewDefinitionError,
-    ReadError, Verifier, Version, WriteError,
+    Definition, FileMode, Lock, LockFile, NewDefinition, NewDefinitionError, ReadError, Verifier,
+    Version, WriteError,
 };
+use pluto_eth::deposit::AmountError;
 
 #[test]
 fn what_is_written_is_read_and_used() {
@@ -227,7 +228,7 @@ fn new_definitions_are_accepted_and_impossible_ones_are_not_made() {
     ));
     assert!(matches!(
         refused(|it| it.deposit_amounts = vec![1_000_000_000]),
-        Error::DepositAmounts(DepositAmountProblem::SumTooSmall { .. })
+        Error::DepositAmounts(AmountError::SumTooSmall { .. })
     ));
     assert!(matches!(
         refused(|it| it.target_gas_limit = 0),

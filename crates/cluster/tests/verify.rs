@@ -12,6 +12,10 @@ use pluto_cluster::{
     verify::{ContractWallets, WalletError, has_errors},
 };
 use pluto_crypto::bls;
+use pluto_eth::{
+    address::Address,
+    network::{CustomFlags, Networks},
+};
 
 #[test]
 fn every_example_is_accepted_and_every_signature_in_it_is_checked() {
@@ -82,7 +86,15 @@ fn other_locks_are_judged_as_their_description_says() {
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].severity(), Severity::Unchecked);
     assert_eq!(findings[0].path, "cluster_definition.fork_version");
-    let findings = Verifier::new().with_network(holesky, 17_000).lock(&edited);
+    let networks = Networks::with_flags(&CustomFlags {
+        name: "holesky".into(),
+        fork_version: "0x01017000".into(),
+        chain_id: 17_000,
+        genesis_time: 1_696_000_704,
+        ..CustomFlags::default()
+    })
+    .unwrap();
+    let findings = Verifier::new().with_networks(&networks).lock(&edited);
     assert!(findings.is_empty(), "{findings:?}");
 }
 
@@ -206,7 +218,7 @@ fn each_wallet_signature_is_checked() {
 
 #[test]
 fn a_contract_wallet_is_asked_only_when_the_signature_is_not_the_addresss_own() {
-    type Asked = ([u8; 20], [u8; 32], usize);
+    type Asked = (Address, [u8; 32], usize);
     struct Wallets {
         answer: fn() -> Result<bool, WalletError>,
         asked: RefCell<Vec<Asked>>,
@@ -214,7 +226,7 @@ fn a_contract_wallet_is_asked_only_when_the_signature_is_not_the_addresss_own() 
     impl ContractWallets for Wallets {
         fn accepts(
             &self,
-            address: &[u8; 20],
+            address: &Address,
             digest: &[u8; 32],
             signature: &[u8],
         ) -> Result<bool, WalletError> {
@@ -253,7 +265,7 @@ fn a_contract_wallet_is_asked_only_when_the_signature_is_not_the_addresss_own() 
             &definition.config_hash,
             cluster::HOODI_CHAIN,
         );
-        let address = cluster::operator_key(1).public_key().address();
+        let address = Address(cluster::operator_key(1).public_key().address());
         assert_eq!(*wallets.asked.borrow(), [(address, digest, 130)]);
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use pluto_crypto::{enr::Enr, k1};
+use pluto_eth::{address::Address, network::ForkVersion};
 
 use super::{Findings, Problem, Signer, Verifier};
 use crate::{
-    Definition, Version,
-    eip712::{self, Address},
+    Definition, Version, eip712,
     merkle::{MAX_SIGNATURES, SIGNATURE_BYTES},
 };
 
@@ -129,6 +129,7 @@ fn chain_id(
         findings.add("fork_version", Problem::ForkVersionLength { len });
         return None;
     };
+    let fork_version = ForkVersion(fork_version);
     let chain_id = verifier.chain_id(fork_version);
     if chain_id.is_none() {
         findings.add("fork_version", Problem::UnknownNetwork { fork_version });
@@ -232,7 +233,7 @@ impl Signatures<'_> {
         if let Err(problem) = self.check_length(signer, signature) {
             return findings.add(at, problem);
         }
-        let Some(address) = Address::parse(address) else {
+        let Ok(address) = address.parse::<Address>() else {
             let text = address.chars().take(64).collect();
             return findings.add(
                 format!("{parent}.address"),
@@ -301,7 +302,7 @@ impl Signatures<'_> {
         let Some(wallets) = self.verifier.wallets else {
             return Err(problem);
         };
-        match wallets.accepts(&address.0, digest, signature) {
+        match wallets.accepts(&address, digest, signature) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Problem::ContractRefused { signer, address }),
             Err(source) => Err(Problem::ContractUnreachable {

@@ -1,18 +1,20 @@
 //! A lock: its hash, its keys, and what the cluster signed with them.
 
-use std::{collections::BTreeMap, num::NonZeroU64, thread};
+use std::{collections::BTreeMap, thread};
 
-use pluto_core::signing::{DomainKind, Forks, signing_root};
 use pluto_crypto::{
     bls::{self, ShareIdx},
     k1,
 };
+use pluto_eth::{
+    address::Address,
+    deposit::{self, CredentialsKind, Gwei, WithdrawalCredentials},
+    network::ForkVersion,
+    registration,
+};
 
 use super::{Findings, Problem, definition};
-use crate::{
-    Definition, Deposit, HashError, LockFile, Registration, ValidatorEntry, Version,
-    eip712::Address, merkle,
-};
+use crate::{Definition, Deposit, HashError, LockFile, Registration, ValidatorEntry, Version};
 
 /// Fewer items than this are not worth a thread: a few milliseconds.
 const MIN_ITEMS_PER_THREAD: usize = 16;
@@ -249,13 +251,7 @@ fn check_signed_messages(lock: &LockFile, keys: &[Keys], findings: &mut Findings
     };
     let mut checks = SignedMessages {
         definition: &lock.definition,
-        forks: Forks {
-            genesis_version: fork_version,
-            genesis_validators_root: [0; 32],
-            schedule: Vec::new(),
-            exit_version: None,
-            slots_per_epoch: NonZeroU64::MIN,
-        },
+        fork_version: ForkVersion(fork_version),
         signed: Vec::new(),
     };
     for (index, (validator, keys)) in lock.validators.iter().zip(keys).enumerate() {
@@ -290,7 +286,7 @@ fn check_signed_messages(lock: &LockFile, keys: &[Keys], findings: &mut Findings
 
 struct SignedMessages<'a> {
     definition: &'a Definition,
-    forks: Forks,
+    fork_version: ForkVersion,
     signed: Vec<Signed>,
 }
 
@@ -320,7 +316,7 @@ impl SignedMessages<'_> {
         let Some(addresses) = self.definition.addresses_of(index) else {
             return;
         };
-        let Some(fee_recipient) = Address::parse(&addresses.fee_recipient) else {
+        let Ok(fee_recipient) = addresses.fee_recipient.parse::<Address>() else {
             let text = addresses.fee_recipient.chars().take(64).collect();
             return findings.add(
                 format!("cluster_definition.validators[{index}].fee_recipient_address"),
@@ -340,18 +336,17 @@ impl SignedMessages<'_> {
             }
         }
         // What was signed is built from the definition, as Charon does it.
-        let root = merkle::container(vec![
-            short(&fee_recipient.0),
-            merkle::i64(it.gas_limit),
-            merkle::i64(it.timestamp),
-            public_key_root(&pubkey),
-        ]);
-        let domain = self.forks.domain(DomainKind::ApplicationBuilder, 0);
+        let message = registration::Message {
+            fee_recipient,
+            gas_limit: it.gas_limit.cast_unsigned(),
+            timestamp: it.timestamp.cast_unsigned(),
+            public_key: pubkey,
+        };
         self.signed.push(Signed {
             path: format!("{at}.signature"),
             problem: Problem::RegistrationSignature,
             public_key,
-            message: signing_root(root, domain),
+            message: message.signing_root(self.fork_version),
             signature,
         });
     }
@@ -417,17 +412,16 @@ impl SignedMessages<'_> {
         let Some(addresses) = self.definition.addresses_of(index) else {
             return;
         };
-        let Some(withdrawal) = Address::parse(&addresses.withdrawal) else {
+        let Ok(withdrawal) = addresses.withdrawal.parse::<Address>() else {
             let text = addresses.withdrawal.chars().take(64).collect();
             return findings.add(
                 format!("cluster_definition.validators[{index}].withdrawal_address"),
                 Problem::ValidatorAddress { text },
             );
         };
-        let mut expected = [0; 32];
-        expected[0] = if self.definition.compounding { 2 } else { 1 };
-        expected[12..].copy_from_slice(&withdrawal.0);
-        if it.withdrawal_credentials != expected {
+        let kind = CredentialsKind::new(self.definition.compounding);
+        let expected = WithdrawalCredentials::new(kind, withdrawal);
+        if it.withdrawal_credentials != expected.0 {
             let stored = it.withdrawal_credentials.clone();
             return findings.add(
                 format!("{at}.withdrawal_credentials"),
@@ -438,17 +432,16 @@ impl SignedMessages<'_> {
             Ok(signature) => signature,
             Err(problem) => return findings.add(format!("{at}.signature"), problem),
         };
-        let root = merkle::container(vec![
-            public_key_root(&pubkey),
-            expected,
-            merkle::i64(it.amount),
-        ]);
-        let domain = self.forks.domain(DomainKind::Deposit, 0);
+        let message = deposit::Message {
+            public_key: pubkey,
+            withdrawal_credentials: expected,
+            amount: Gwei(it.amount.cast_unsigned()),
+        };
         self.signed.push(Signed {
             path: format!("{at}.signature"),
             problem: Problem::DepositSignature,
             public_key,
-            message: signing_root(root, domain),
+            message: message.signing_root(self.fork_version),
             signature,
         });
     }
@@ -510,19 +503,6 @@ fn signature(bytes: &[u8]) -> Result<bls::Signature, Problem> {
         .try_into()
         .map_err(|_| Problem::BlsSignatureLength { len })?;
     bls::Signature::from_bytes(bytes).map_err(Problem::BlsSignature)
-}
-
-fn short(address: &[u8; 20]) -> merkle::Root {
-    let mut leaf = [0; 32];
-    leaf[..20].copy_from_slice(address);
-    leaf
-}
-
-fn public_key_root(pubkey: &[u8; 48]) -> merkle::Root {
-    let mut leaves = [[0; 32]; 2];
-    leaves[0].copy_from_slice(&pubkey[..32]);
-    leaves[1][..16].copy_from_slice(&pubkey[32..]);
-    merkle::container(leaves.to_vec())
 }
 
 /// Calls `each` for parts of `items`, with the position of the part, on the cores there are.

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use pluto_crypto::{bls, enr, k1};
+use pluto_eth::{address::Address, deposit::WithdrawalCredentials, network::ForkVersion};
 
 use super::WalletError;
-use crate::{HashProblem, eip712::Address};
+use crate::HashProblem;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,10 +85,9 @@ pub enum Problem {
     ForkVersionLength { len: usize },
     /// Perhaps a network that only the flags know.
     #[error(
-        "the fork version {} is of no known network; wallet signatures were not checked",
-        hex(fork_version)
+        "the fork version {fork_version} is of no known network; wallet signatures were not checked"
     )]
-    UnknownNetwork { fork_version: [u8; 4] },
+    UnknownNetwork { fork_version: ForkVersion },
 
     /// v1.0 to v1.2.
     #[error("signatures of operators are not supported in this version")]
@@ -258,11 +258,13 @@ pub enum Problem {
     DepositPublicKey,
     /// A deposit that somebody else can withdraw.
     #[error(
-        "the deposit can be withdrawn with {} and not with the definition's address {}",
-        hex(stored),
-        hex(expected)
+        "the deposit can be withdrawn with {} and not with {expected}, as the definition wants",
+        hex(stored)
     )]
-    DepositCredentials { stored: Vec<u8>, expected: [u8; 32] },
+    DepositCredentials {
+        stored: Vec<u8>,
+        expected: WithdrawalCredentials,
+    },
     /// A deposit that the chain would lose.
     #[error("the deposit is not signed by the validator")]
     DepositSignature,

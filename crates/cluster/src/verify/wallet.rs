@@ -1,6 +1,6 @@
 //! Signatures of contracts (ERC-1271).
 
-use pluto_crypto::k1::ADDRESS_BYTES;
+use pluto_eth::address::Address;
 
 /// Asks contract wallets whether a signature is theirs, through an execution client.
 ///
@@ -13,7 +13,7 @@ pub trait ContractWallets {
     /// No contract at the address, and no answer, are errors.
     fn accepts(
         &self,
-        address: &[u8; ADDRESS_BYTES],
+        address: &Address,
         digest: &[u8; 32],
         signature: &[u8],
     ) -> Result<bool, WalletError>;

@@ -23,8 +23,8 @@ pub(crate) fn address(key: &k1::SecretKey) -> String {
 /// Signed by all operators and the creator, where the version has such signatures.
 pub(crate) fn definition(version: Version, operators: usize, validators: usize) -> Definition {
     let addresses = |index: usize| ValidatorAddresses {
-        fee_recipient: format!("0x{}", format!("{:02x}", 0xa0 + index).repeat(20)),
-        withdrawal: format!("0x{}", format!("{:02x}", 0xb0 + index).repeat(20)),
+        fee_recipient: format!("0x{}", format!("{:02x}", (0xa0 + index) % 256).repeat(20)),
+        withdrawal: format!("0x{}", format!("{:02x}", (0xb0 + index) % 256).repeat(20)),
     };
     let operators = (0..operators).map(|index| {
         let key = operator_key(index);
