@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
+#[path = "../examples/inspect.rs"]
+#[allow(dead_code, reason = "its `main` reads the command line")]
+mod example;
 
-use std::{
-    path::Path,
-    process::{Command, Output},
-};
+use std::path::Path;
 
 use common::cluster;
 use pluto_cluster::{FileMode, Version};
@@ -24,32 +24,26 @@ fn inspect_says_what_a_file_is_and_what_is_wrong_with_it() {
     let bad = folder.path().join("bad-lock.json");
     lock.create_file(&bad, FileMode::Everyone).unwrap();
 
-    let output = inspect(&good);
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text}");
+    let (clean, text) = inspect(&good);
+    assert!(clean, "{text}");
     assert!(text.starts_with("lock v1.11.0 `nämé <1>`: 4 operators, threshold 3, 1 validators"));
     assert!(text.contains("operator 3, share 4: 0x"), "{text}");
     assert!(text.ends_with("nothing is wrong\n"), "{text}");
 
-    let output = inspect(&definition);
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text}");
+    let (clean, text) = inspect(&definition);
+    assert!(clean, "{text}");
     assert!(text.starts_with("definition v1.11.0"), "{text}");
 
-    let output = inspect(&bad);
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(!output.status.success());
+    let (clean, text) = inspect(&bad);
+    assert!(!clean);
     assert!(text.contains("error: node_signatures[1]: "), "{text}");
 
-    let output = inspect(&folder.path().join("missing"));
-    assert!(!output.status.success());
+    let missing = folder.path().join("missing");
+    assert!(example::inspect(&missing, &mut Vec::new()).is_err());
 }
 
-fn inspect(file: &Path) -> Output {
-    Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--offline", "-p", "pluto-cluster"])
-        .args(["--example", "inspect", "--"])
-        .arg(file)
-        .output()
-        .unwrap()
+fn inspect(file: &Path) -> (bool, String) {
+    let mut out = Vec::new();
+    let clean = example::inspect(file, &mut out).unwrap();
+    (clean, String::from_utf8(out).unwrap())
 }
