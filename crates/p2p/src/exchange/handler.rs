@@ -9,7 +9,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -90,7 +90,6 @@ pub struct Handler {
     inbound: FuturesUnordered<BoxFuture<'static, Result<(), (StreamProtocol, Rejection)>>>,
     refusing: FuturesUnordered<BoxFuture<'static, ()>>,
     pending_events: VecDeque<ToBehaviour>,
-    waker: Option<Waker>,
 }
 
 impl Handler {
@@ -112,7 +111,6 @@ impl Handler {
             inbound: FuturesUnordered::new(),
             refusing: FuturesUnordered::new(),
             pending_events: VecDeque::new(),
-            waker: None,
         }
     }
 }
@@ -138,7 +136,6 @@ impl ConnectionHandler for Handler {
                 }
             }
         }
-        self.wake();
     }
 
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, AnyOf, AnyOf, (), Arc<Job>>) {
@@ -164,7 +161,6 @@ impl ConnectionHandler for Handler {
             }
             _ => {}
         }
-        self.wake();
     }
 
     fn poll(
@@ -209,7 +205,6 @@ impl ConnectionHandler for Handler {
             }
         }
         while let Poll::Ready(Some(())) = self.refusing.poll_next_unpin(cx) {}
-        self.waker = Some(cx.waker().clone());
         Poll::Pending
     }
 }
@@ -296,12 +291,6 @@ impl Handler {
                 .await
                 .map_err(|rejection| (id, rejection))
         }));
-    }
-
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
     }
 }
 
