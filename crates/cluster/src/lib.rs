@@ -1,15 +1,41 @@
 //! Cluster files: who the operators and validators are.
 //!
-//! Spec: cluster, sections 1 and 4. **Reading is not verifying:** [`Lock`] checks that a file is
-//! well formed and consistent, not its hashes and signatures. Whoever can change the file can
-//! still change the cluster.
+//! Spec: cluster, sections 1 to 5. **Reading is not verifying:** what is read is well formed, and
+//! whoever can change the file can still change the cluster.
 
+mod create;
+mod definition;
+mod disk;
+pub mod eip712;
+mod error;
+mod json;
 mod lock;
+mod lock_file;
+mod merkle;
+mod network;
+pub mod verify;
+mod version;
 
-pub use lock::{
-    Lock, LockError, MAX_LOCK_BYTES, MAX_OPERATORS, MAX_VALIDATORS, Operator, ReadError, Validator,
-    ValueError, Version,
+pub use create::{NewDefinition, NewDefinitionError};
+pub use definition::{
+    Addresses, Creator, Definition, MAX_DEFINITION_BYTES, MAX_DEPOSIT_AMOUNTS, Operator,
+    OperatorEntry, ValidatorAddresses, check_deposit_amounts,
 };
+pub use disk::{FileMode, WriteError};
+pub use error::{
+    DepositAmountProblem, FieldError, HashError, HashErrors, HashProblem, LockError, MembersError,
+    ParseError, ParseProblem, ReadError, ValueError,
+};
+pub use json::Kind as JsonKind;
+pub use lock::{Lock, Validator};
+pub use lock_file::{Deposit, LockFile, MAX_LOCK_BYTES, Registration, ValidatorEntry};
+pub use verify::{Finding, Severity, Verifier};
+pub use version::Version;
+
+/// Most operators: the limit in the hashes' operator list (cluster spec, section 2.2).
+pub const MAX_OPERATORS: usize = 256;
+/// Most validators: the limit in the hashes' validator list (cluster spec, section 2.2).
+pub const MAX_VALIDATORS: usize = 65_536;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,96 +1,19 @@
-//! `cluster-lock.json`: the cluster as its key-generation ceremony left it.
+//! A lock that a node can use: who signs, with which public shares.
 //!
-//! Spec: cluster, sections 1.1 to 1.3, 4.1 and 4.2.
+//! Spec: cluster, sections 4.1, 4.2 and 5.3.
 //!
-//! Fields that only hashes, signatures and deposits need are not read.
-//!
-//! - **Bounds:** [`MAX_LOCK_BYTES`], [`MAX_OPERATORS`], [`MAX_VALIDATORS`].
 //! - **Cost:** about 0.1 ms for each public share, whose curve point is checked here and once.
 
-use std::{
-    collections::BTreeMap,
-    fmt, fs, io,
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use pluto_core::{PeerIdx, PubKey, ShareIdx};
-use pluto_crypto::{bls, enr, k1};
-use serde::Deserialize;
+use pluto_crypto::{bls, k1};
 
-/// Largest lock file that is read. 65,536 validators of 10 operators with a few deposits each
-/// need about 200 MB.
-pub const MAX_LOCK_BYTES: u64 = 256 << 20;
-/// Most operators: the limit in the lock hash's operator list (cluster spec, section 2.2).
-pub const MAX_OPERATORS: usize = 256;
-/// Most validators: the limit in the lock hash's validator list (cluster spec, section 2.2).
-pub const MAX_VALIDATORS: usize = 65_536;
-
-/// The versions of the file format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(missing_docs, reason = "the names say it all")]
-pub enum Version {
-    V1_0,
-    V1_1,
-    V1_2,
-    V1_3,
-    V1_4,
-    V1_5,
-    V1_6,
-    V1_7,
-    V1_8,
-    V1_9,
-    V1_10,
-    V1_11,
-}
-
-impl Version {
-    const ALL: [(Self, &'static str); 12] = [
-        (Self::V1_0, "v1.0.0"),
-        (Self::V1_1, "v1.1.0"),
-        (Self::V1_2, "v1.2.0"),
-        (Self::V1_3, "v1.3.0"),
-        (Self::V1_4, "v1.4.0"),
-        (Self::V1_5, "v1.5.0"),
-        (Self::V1_6, "v1.6.0"),
-        (Self::V1_7, "v1.7.0"),
-        (Self::V1_8, "v1.8.0"),
-        (Self::V1_9, "v1.9.0"),
-        (Self::V1_10, "v1.10.0"),
-        (Self::V1_11, "v1.11.0"),
-    ];
-
-    fn parse(text: &str) -> Option<Self> {
-        let (version, _) = Self::ALL.into_iter().find(|(_, name)| *name == text)?;
-        Some(version)
-    }
-
-    /// Byte fields were base64 before they became hex.
-    fn bytes(self, text: &str) -> Result<Vec<u8>, ValueError> {
-        if self >= Self::V1_2 {
-            return hex0x(text);
-        }
-        STANDARD.decode(text).map_err(|_| ValueError::Base64)
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::ALL[*self as usize].1)
-    }
-}
-
-/// One operator of the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Operator {
-    /// Its place in operator order.
-    pub idx: PeerIdx,
-    /// The node's identity, from its ENR.
-    pub public_key: k1::PublicKey,
-    /// The libp2p peer id of that identity.
-    pub peer_id: [u8; k1::PEER_ID_BYTES],
-}
+use crate::{
+    LockFile, MAX_LOCK_BYTES, Operator, Version, disk,
+    error::{LockError, ReadError, ValueError},
+    lock_file::ValidatorEntry,
+};
 
 /// One validator of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +24,7 @@ pub struct Validator {
     pub public_shares: Vec<bls::PublicKey>,
 }
 
-/// A cluster lock that was read and not verified.
+/// A cluster lock that is consistent and was not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
     name: String,
@@ -115,144 +38,11 @@ pub struct Lock {
     by_pubkey: BTreeMap<PubKey, usize>,
 }
 
-/// Why a file gave no lock.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReadError {
-    /// The file system refused.
-    #[error("cannot read {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file is no lock.
-    #[error("{} is not a usable cluster lock", path.display())]
-    Lock {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: LockError,
-    },
-}
-
-/// Why bytes are no lock. `at` is the place in the JSON.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LockError {
-    /// More than [`MAX_LOCK_BYTES`].
-    #[error("lock has more than {MAX_LOCK_BYTES} bytes")]
-    TooLarge,
-    /// Not JSON, or a field is missing or of another type; the source says where.
-    #[error("lock is not the JSON it should be")]
-    Json(#[source] serde_json::Error),
-    /// A version that is not known.
-    #[error("cluster_definition.version `{version}` is not supported")]
-    UnsupportedVersion {
-        /// As in the file.
-        version: String,
-    },
-    /// A value that does not mean what it should.
-    #[error("{at} is not usable")]
-    Value {
-        /// The place.
-        at: String,
-        /// What is wrong.
-        source: ValueError,
-    },
-    /// No operator, or more than [`MAX_OPERATORS`].
-    #[error("cluster_definition.operators has {count} entries; 1 to {MAX_OPERATORS} are possible")]
-    OperatorCount {
-        /// How many.
-        count: usize,
-    },
-    /// Two operators with one identity.
-    #[error("cluster_definition.operators[{second}] has the identity of operators[{first}]")]
-    DuplicateOperator {
-        /// The earlier one.
-        first: usize,
-        /// The later one.
-        second: usize,
-    },
-    /// A threshold that no set of operators can meet, or that none is needed for.
-    #[error("cluster_definition.threshold is {threshold} with {operators} operators")]
-    Threshold {
-        /// The threshold.
-        threshold: i64,
-        /// How many operators.
-        operators: usize,
-    },
-    /// More validators than [`MAX_VALIDATORS`].
-    #[error("distributed_validators has {count} entries, more than {MAX_VALIDATORS}")]
-    ValidatorCount {
-        /// How many.
-        count: usize,
-    },
-    /// Two validators with one group public key.
-    #[error(
-        "distributed_validators[{second}] has the public key of distributed_validators[{first}]"
-    )]
-    DuplicateValidator {
-        /// The earlier one.
-        first: usize,
-        /// The later one.
-        second: usize,
-    },
-    /// Not one public share for each operator.
-    #[error(
-        "distributed_validators[{validator}].public_shares has {shares} entries for {operators} operators"
-    )]
-    ShareCount {
-        /// Which validator.
-        validator: usize,
-        /// How many shares.
-        shares: usize,
-        /// How many operators.
-        operators: usize,
-    },
-}
-
-/// What is wrong with one value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ValueError {
-    /// Not hex.
-    #[error("not hex digits in pairs")]
-    Hex,
-    /// Not base64.
-    #[error("not padded standard base64")]
-    Base64,
-    /// Another number of bytes.
-    #[error("{len} bytes instead of {expected}")]
-    Length {
-        /// How many there should be.
-        expected: usize,
-        /// How many there are.
-        len: usize,
-    },
-    /// No node record.
-    #[error("no valid ENR")]
-    Enr(#[from] enr::Error),
-    /// No point of the curve.
-    #[error("no valid BLS public key")]
-    PublicKey(#[from] bls::Error),
-}
-
 impl Lock {
     /// Reads a lock file. Reading is not verifying.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ReadError> {
         let path = path.as_ref();
-        let io_error = |source| ReadError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let mut json = Vec::new();
-        fs::File::open(path)
-            .map_err(io_error)?
-            .take(MAX_LOCK_BYTES + 1)
-            .read_to_end(&mut json)
-            .map_err(io_error)?;
+        let json = disk::read(path, MAX_LOCK_BYTES)?;
         Self::from_json(&json).map_err(|source| ReadError::Lock {
             path: path.to_owned(),
             source,
@@ -261,37 +51,24 @@ impl Lock {
 
     /// Reads the content of a lock file. Reading is not verifying.
     pub fn from_json(json: &[u8]) -> Result<Self, LockError> {
-        if json.len() as u64 > MAX_LOCK_BYTES {
-            return Err(LockError::TooLarge);
-        }
-        // The version decides how the rest is read, so it is judged first.
-        let VersionJson {
-            cluster_definition: DefinitionVersionJson { version },
-        } = serde_json::from_slice(json).map_err(LockError::Json)?;
-        let Some(version) = Version::parse(&version) else {
-            return Err(LockError::UnsupportedVersion { version });
-        };
-        let lock: LockJson = serde_json::from_slice(json).map_err(LockError::Json)?;
-        let definition = lock.cluster_definition;
+        Self::from_file(&LockFile::from_json(json)?)
+    }
 
-        let operators = operators(definition.operators.unwrap_or_default())?;
-        let threshold = threshold(definition.threshold, operators.len())?;
-        let (validators, by_pubkey) = validators(
-            version,
-            lock.distributed_validators.unwrap_or_default(),
-            operators.len(),
-        )?;
+    /// Takes from a lock what a node needs.
+    pub fn from_file(file: &LockFile) -> Result<Self, LockError> {
+        let definition = &file.definition;
+        let operators = definition.members()?;
+        let threshold = definition.usable_threshold()?;
+        let (validators, by_pubkey) = validators(&file.validators, operators.len())?;
         Ok(Self {
-            name: definition.name,
-            uuid: definition.uuid,
-            version,
+            name: definition.name.clone(),
+            uuid: definition.uuid.clone(),
+            version: definition.version,
             threshold,
-            fork_version: at(hex0x(&definition.fork_version).and_then(exact), || {
+            fork_version: at(exact(&definition.fork_version), || {
                 "cluster_definition.fork_version".into()
             })?,
-            lock_hash: at(version.bytes(&lock.lock_hash).and_then(exact), || {
-                "lock_hash".into()
-            })?,
+            lock_hash: at(exact(&file.lock_hash), || "lock_hash".into())?,
             operators,
             validators,
             by_pubkey,
@@ -361,59 +138,15 @@ impl Lock {
     }
 }
 
-fn operators(operators: Vec<OperatorJson>) -> Result<Vec<Operator>, LockError> {
-    let count = operators.len();
-    if !(1..=MAX_OPERATORS).contains(&count) {
-        return Err(LockError::OperatorCount { count });
-    }
-    let mut read: Vec<Operator> = Vec::with_capacity(count);
-    for (second, operator) in operators.into_iter().enumerate() {
-        let enr = at(enr::Enr::parse(&operator.enr).map_err(Into::into), || {
-            format!("cluster_definition.operators[{second}].enr")
-        })?;
-        let public_key = *enr.public_key();
-        if let Some(first) = read.iter().position(|it| it.public_key == public_key) {
-            return Err(LockError::DuplicateOperator { first, second });
-        }
-        let idx = u32::try_from(second).ok().and_then(PeerIdx::new);
-        read.push(Operator {
-            idx: idx.expect("the number of operators is bounded"),
-            public_key,
-            peer_id: k1::peer_id_bytes(&public_key),
-        });
-    }
-    Ok(read)
-}
-
-fn threshold(threshold: i64, operators: usize) -> Result<u32, LockError> {
-    u32::try_from(threshold)
-        .ok()
-        .filter(|it| (1..=operators).contains(&(*it as usize)))
-        .ok_or(LockError::Threshold {
-            threshold,
-            operators,
-        })
-}
-
 type Validators = (Vec<Validator>, BTreeMap<PubKey, usize>);
 
-fn validators(
-    version: Version,
-    validators: Vec<ValidatorJson>,
-    operators: usize,
-) -> Result<Validators, LockError> {
-    let count = validators.len();
-    if count > MAX_VALIDATORS {
-        return Err(LockError::ValidatorCount { count });
-    }
-    let mut read = Vec::with_capacity(count);
+fn validators(validators: &[ValidatorEntry], operators: usize) -> Result<Validators, LockError> {
+    let mut read = Vec::with_capacity(validators.len());
     let mut by_pubkey = BTreeMap::new();
-    for (index, validator) in validators.into_iter().enumerate() {
-        // Hex in every version.
-        let pubkey = at(
-            hex0x(&validator.distributed_public_key).and_then(exact),
-            || format!("distributed_validators[{index}].distributed_public_key"),
-        )?;
+    for (index, validator) in validators.iter().enumerate() {
+        let pubkey = at(exact(&validator.pubkey), || {
+            format!("distributed_validators[{index}].distributed_public_key")
+        })?;
         let pubkey = PubKey::new(pubkey);
         if let Some(first) = by_pubkey.insert(pubkey, index) {
             return Err(LockError::DuplicateValidator {
@@ -421,7 +154,7 @@ fn validators(
                 second: index,
             });
         }
-        let shares = validator.public_shares.unwrap_or_default();
+        let shares = &validator.public_shares;
         if shares.len() != operators {
             return Err(LockError::ShareCount {
                 validator: index,
@@ -429,11 +162,8 @@ fn validators(
                 operators,
             });
         }
-        let public_shares = shares.iter().enumerate().map(|(share, text)| {
-            let key = version
-                .bytes(text)
-                .and_then(exact)
-                .and_then(|bytes| Ok(bls::PublicKey::from_bytes(&bytes)?));
+        let public_shares = shares.iter().enumerate().map(|(share, bytes)| {
+            let key = exact(bytes).and_then(|bytes| Ok(bls::PublicKey::from_bytes(&bytes)?));
             at(key, || {
                 format!("distributed_validators[{index}].public_shares[{share}]")
             })
@@ -450,60 +180,20 @@ fn at<T>(value: Result<T, ValueError>, at: impl FnOnce() -> String) -> Result<T,
     value.map_err(|source| LockError::Value { at: at(), source })
 }
 
-fn hex0x(text: &str) -> Result<Vec<u8>, ValueError> {
-    hex::decode(text.strip_prefix("0x").unwrap_or(text)).map_err(|_| ValueError::Hex)
-}
-
-fn exact<const N: usize>(bytes: Vec<u8>) -> Result<[u8; N], ValueError> {
-    let len = bytes.len();
-    bytes
-        .try_into()
-        .map_err(|_| ValueError::Length { expected: N, len })
-}
-
-#[derive(Deserialize)]
-struct VersionJson {
-    cluster_definition: DefinitionVersionJson,
-}
-
-#[derive(Deserialize)]
-struct DefinitionVersionJson {
-    version: String,
-}
-
-#[derive(Deserialize)]
-struct LockJson {
-    cluster_definition: DefinitionJson,
-    distributed_validators: Option<Vec<ValidatorJson>>,
-    lock_hash: String,
-}
-
-#[derive(Deserialize)]
-struct DefinitionJson {
-    #[serde(default)]
-    name: String,
-    uuid: String,
-    threshold: i64,
-    fork_version: String,
-    operators: Option<Vec<OperatorJson>>,
-}
-
-#[derive(Deserialize)]
-struct OperatorJson {
-    enr: String,
-}
-
-#[derive(Deserialize)]
-struct ValidatorJson {
-    distributed_public_key: String,
-    public_shares: Option<Vec<String>>,
+fn exact<const N: usize>(bytes: &[u8]) -> Result<[u8; N], ValueError> {
+    bytes.try_into().map_err(|_| ValueError::Length {
+        expected: N,
+        len: bytes.len(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use pluto_crypto::enr;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::{MembersError, ParseProblem};
 
     #[test]
     fn well_formed_lock_is_read() {
@@ -530,7 +220,12 @@ mod tests {
         let json = json!({"cluster_definition": {"version": "v1.12.0"}});
 
         let err = Lock::from_json(json.to_string().as_bytes()).unwrap_err();
-        assert!(matches!(err, LockError::UnsupportedVersion { version } if version == "v1.12.0"));
+        let LockError::Parse(err) = err else {
+            panic!("{err}");
+        };
+        assert_eq!(err.path, "cluster_definition.version");
+        let version = "v1.12.0".into();
+        assert_eq!(err.problem, ParseProblem::UnsupportedVersion { version });
     }
 
     #[test]
@@ -540,7 +235,15 @@ mod tests {
             lock["cluster_definition"]["threshold"] = json!(threshold);
             let read = Lock::from_json(lock.to_string().as_bytes());
             assert_eq!(read.is_ok(), ok, "{threshold}");
-            assert!(ok || matches!(read, Err(LockError::Threshold { operators: 3, .. })));
+            assert!(
+                ok || matches!(
+                    read,
+                    Err(LockError::Members(MembersError::Threshold {
+                        operators: 3,
+                        ..
+                    }))
+                )
+            );
         }
     }
 
@@ -551,10 +254,10 @@ mod tests {
         twice["cluster_definition"]["operators"][2] = first;
         assert!(matches!(
             refused(&twice),
-            LockError::DuplicateOperator {
+            LockError::Members(MembersError::DuplicateOperator {
                 first: 0,
                 second: 2
-            }
+            })
         ));
 
         let mut twice = lock();
@@ -587,16 +290,10 @@ mod tests {
     fn bad_values_are_located() {
         for (pointer, value, place) in [
             ("/lock_hash", "0x00", "lock_hash"),
-            ("/lock_hash", "0xzz", "lock_hash"),
             (
                 "/cluster_definition/fork_version",
                 "0x0000",
                 "cluster_definition.fork_version",
-            ),
-            (
-                "/cluster_definition/operators/1/enr",
-                "enr:",
-                "cluster_definition.operators[1].enr",
             ),
             (
                 "/distributed_validators/0/distributed_public_key",

@@ -9,7 +9,7 @@
 //! 020_020 share 1: DOMAIN_RANDAO, epoch 7, root 0x0700000000000000000000000000000000000000000000000000000000000000
 //! ```
 
-use std::{error::Error, num::NonZeroU64};
+use std::{error::Error, fmt::Write, num::NonZeroU64};
 
 use pluto_core::{
     Duty, DutyType, ParSigEx, ParSignedData, ParSignedDataSet, PubKey, ShareIdx,
@@ -24,16 +24,21 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(text) => hex::decode(text)?,
         None => sample().encode().to_vec(),
     };
-    let message = ParSigEx::decode(&bytes)?;
-    println!("duty {}", message.duty);
+    print!("{}", show(&bytes)?);
+    Ok(())
+}
+
+pub(crate) fn show(bytes: &[u8]) -> Result<String, Box<dyn Error>> {
+    let message = ParSigEx::decode(bytes)?;
+    let mut text = format!("duty {}\n", message.duty);
     for (pubkey, item) in &message.set {
-        print!("{} share {}: ", pubkey.short(), item.share_idx);
+        write!(text, "{} share {}: ", pubkey.short(), item.share_idx)?;
         match SignedData::decode(message.duty.kind, &item.data) {
-            Ok(data) => println!("{}", describe(&data)),
-            Err(err) => println!("{err}"),
+            Ok(data) => writeln!(text, "{}", describe(&data))?,
+            Err(err) => writeln!(text, "{err}")?,
         }
     }
-    Ok(())
+    Ok(text)
 }
 
 fn describe(data: &SignedData) -> String {
@@ -51,7 +56,7 @@ fn describe(data: &SignedData) -> String {
     }
 }
 
-fn sample() -> ParSigEx {
+pub(crate) fn sample() -> ParSigEx {
     let randao = SignedRandao::new(7, [1; 96]);
     let item = ParSignedData {
         data: randao.to_json(),

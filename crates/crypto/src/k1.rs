@@ -11,10 +11,14 @@ use k256::ecdsa::{
     RecoveryId, Signature, SigningKey, VerifyingKey, signature::hazmat::PrehashVerifier,
 };
 use rand::Rng;
+use sha3::{Digest, Keccak256};
 use zeroize::Zeroizing;
 
 /// Length of a compressed public key.
 pub const PUBLIC_KEY_BYTES: usize = 33;
+
+/// Length of an Ethereum address in bytes.
+pub const ADDRESS_BYTES: usize = 20;
 
 /// Length of a peer id in bytes.
 pub const PEER_ID_BYTES: usize = 39;
@@ -130,6 +134,17 @@ impl PublicKey {
             .as_bytes()
             .try_into()
             .expect("a compressed point has 33 bytes")
+    }
+
+    /// The Ethereum address: the end of the Keccak hash of the uncompressed point.
+    #[must_use]
+    pub fn address(&self) -> [u8; ADDRESS_BYTES] {
+        let point = self.0.to_sec1_point(false);
+        // The first byte only says that the point is uncompressed.
+        let hash = Keccak256::digest(&point.as_bytes()[1..]);
+        let mut out = [0; ADDRESS_BYTES];
+        out.copy_from_slice(&hash[hash.len() - ADDRESS_BYTES..]);
+        out
     }
 
     /// Checks `R ‖ S ‖ V`, V included.

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, core::ConnectedPoint, multiaddr::Protocol};
 
 /// The transport of a connection, or of the leg to the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,15 +34,20 @@ impl Transport {
         }
         transport
     }
+
+    /// Its name in logs and labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Quic => "quic",
+            Self::Other => "unknown",
+        }
+    }
 }
 
 impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Quic => "quic",
-            Self::Other => "unknown",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -109,6 +114,15 @@ pub fn external(bound: &Multiaddr, host: Protocol<'_>) -> Option<Multiaddr> {
 /// Whether an address leads through a relay.
 pub fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// The address of a connection that says how it runs.
+pub fn of_endpoint(endpoint: &ConnectedPoint) -> &Multiaddr {
+    match endpoint {
+        // An inbound circuit tells its relay in the local address.
+        ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => local_addr,
+        _ => endpoint.get_remote_address(),
+    }
 }
 
 /// The relay that an address leads through.

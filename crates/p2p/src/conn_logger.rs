@@ -35,6 +35,7 @@ use libp2p::{
 
 use crate::{
     addr::{self, Transport},
+    dialer::planner::STABLE,
     exchange::choose,
     p2p_context::{Changes, Failure, FailureCause, P2PContext, Path, PeerView, View, Writer},
 };
@@ -111,13 +112,15 @@ impl NetworkBehaviour for Behaviour {
             FromSwarm::ConnectionClosed(ConnectionClosed {
                 peer_id,
                 connection_id,
+                endpoint,
                 cause,
                 ..
             }) => {
-                tracing::debug!(peer = %peer_id, connection = %connection_id, cause = ?cause, "disconnected");
+                let path = endpoint.get_remote_address();
+                tracing::debug!(peer = %peer_id, connection = %connection_id, %path, cause = ?cause, "disconnected");
                 self.kept.remove(&(peer_id, connection_id));
-                self.writer
-                    .disconnected(peer_id, connection_id, cause.map(|_| FailureCause::Lost));
+                let cause = cause.map(|_| self.lost(peer_id, connection_id));
+                self.writer.disconnected(peer_id, connection_id, cause);
                 self.decide(peer_id);
             }
             FromSwarm::DialFailure(DialFailure {
@@ -162,6 +165,19 @@ impl NetworkBehaviour for Behaviour {
 }
 
 impl Behaviour {
+    /// What the end of a connection says that nobody here has asked for.
+    fn lost(&self, peer: PeerId, connection: ConnectionId) -> FailureCause {
+        let view = self.context.view();
+        let mut paths = view.peer(&peer).into_iter().flat_map(|peer| &peer.paths);
+        match paths.find(|path| path.connection == connection) {
+            // The dialler's handshake is over before the other side's gate decides.
+            Some(path) if path.rtt().is_none() && path.since.elapsed() < STABLE => {
+                FailureCause::Handshake
+            }
+            _ => FailureCause::Lost,
+        }
+    }
+
     fn decide(&mut self, peer: PeerId) {
         let (view, local) = (self.context.view(), self.context.local_peer_id());
         let (Some(state), Some(local)) = (view.peer(&peer), local) else {
@@ -214,11 +230,7 @@ fn path_of(connection: ConnectionId, endpoint: &ConnectedPoint) -> Path {
         ConnectedPoint::Dialer { address, .. } => (Endpoint::Dialer, address),
         ConnectedPoint::Listener { send_back_addr, .. } => (Endpoint::Listener, send_back_addr),
     };
-    // An inbound circuit tells its relay in the local address.
-    let told = match endpoint {
-        ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => local_addr,
-        _ => remote,
-    };
+    let told = addr::of_endpoint(endpoint);
     Path::new(
         connection,
         direction,

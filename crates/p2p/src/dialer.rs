@@ -90,6 +90,7 @@ impl Behaviour {
             timer: None,
         };
         behaviour.learn();
+        behaviour.publish();
         behaviour
     }
 
@@ -115,9 +116,7 @@ impl Behaviour {
             let state = match self.planner.plan(&peer.id) {
                 None | Some(Plan::Connected) => DialState::Idle,
                 Some(Plan::NoAddress) => DialState::NoAddress,
-                Some(Plan::Dialing) => DialState::Dialing {
-                    addresses: peer.addresses.len(),
-                },
+                Some(Plan::Dialing { addresses }) => DialState::Dialing { addresses },
                 Some(Plan::At { at, attempts }) => DialState::Waiting {
                     until: at,
                     attempts,
@@ -161,7 +160,7 @@ impl NetworkBehaviour for Behaviour {
                 connection_id,
                 ..
             }) => {
-                self.planner.handle_connected(peer_id);
+                self.planner.handle_connected(peer_id, now);
                 if self.dialing.remove(&connection_id).is_some() {
                     self.planner.handle_dialed(peer_id);
                 }
@@ -207,6 +206,7 @@ impl NetworkBehaviour for Behaviour {
                 || self.view_changes.poll_changed(cx).is_ready()
             {}
             self.learn();
+            self.publish();
         }
         while self.wishes.poll_changed(cx).is_ready() {
             let wanted = self.context.wanted().borrow().clone();
@@ -226,6 +226,7 @@ impl NetworkBehaviour for Behaviour {
                     .condition(PeerCondition::Always)
                     .build();
                 self.dialing.insert(opts.connection_id(), dial.peer);
+                self.publish();
                 return Poll::Ready(ToSwarm::Dial { opts });
             }
             // 3. Be woken for the next.

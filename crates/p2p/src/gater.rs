@@ -117,7 +117,12 @@ impl Behaviour {
         self.refused
     }
 
-    fn admit(&mut self, peer: PeerId, remote: &Multiaddr) -> Result<(), Refused> {
+    fn admit(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        remote: &Multiaddr,
+    ) -> Result<(), Refused> {
         if self.config.mode == Mode::Open || self.context.is_known(&peer) {
             return Ok(());
         }
@@ -127,9 +132,9 @@ impl Behaviour {
         let cluster_like = is_secp256k1(&peer);
         if cluster_like && self.warned.is_none_or(|last| now - last >= WARN_EVERY) {
             self.warned = Some(now);
-            tracing::warn!(%peer, address = %remote, refused = self.refused, "refused a peer that is not in the cluster file");
+            tracing::warn!(%peer, %connection, path = %remote, refused = self.refused, "refused a peer that is not in the cluster file");
         } else {
-            tracing::debug!(%peer, address = %remote, "refused a peer that is not in the cluster file");
+            tracing::debug!(%peer, %connection, path = %remote, "refused a peer that is not in the cluster file");
         }
         Err(Refused::Stranger { peer })
     }
@@ -184,24 +189,26 @@ impl NetworkBehaviour for Behaviour {
 
     fn handle_established_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        connection: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(peer, remote).map_err(ConnectionDenied::new)?;
+        self.admit(peer, connection, remote)
+            .map_err(ConnectionDenied::new)?;
         Ok(dummy::ConnectionHandler)
     }
 
     fn handle_established_outbound_connection(
         &mut self,
-        _: ConnectionId,
+        connection: ConnectionId,
         peer: PeerId,
         remote: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(peer, remote).map_err(ConnectionDenied::new)?;
+        self.admit(peer, connection, remote)
+            .map_err(ConnectionDenied::new)?;
         Ok(dummy::ConnectionHandler)
     }
 
@@ -254,11 +261,12 @@ mod tests {
         let (member, stranger) = (PeerId::random(), PeerId::random());
         let context = P2PContext::new([member]);
         let address: Multiaddr = "/ip4/10.0.0.1/tcp/1".parse().unwrap();
+        let id = ConnectionId::new_unchecked(1);
         let mut gate = Behaviour::new(context, Config::default());
 
-        assert_eq!(gate.admit(member, &address), Ok(()));
+        assert_eq!(gate.admit(member, id, &address), Ok(()));
         assert_eq!(
-            gate.admit(stranger, &address),
+            gate.admit(stranger, id, &address),
             Err(Refused::Stranger { peer: stranger })
         );
         assert_eq!(gate.refused(), 1);

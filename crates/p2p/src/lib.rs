@@ -5,14 +5,18 @@
 //! - [`behaviours`] is what every node is composed of, around your own behaviour.
 //! - [`exchange`] is the one way to exchange messages, and [`proto`] has its frames.
 //! - [`dialer`], [`gater`] and [`conn_logger`] decide who is dialled, who may come in, what stays.
+//! - [`metrics`] has what a node measures, for a registry of yours.
 //! - [`addr`] reads and filters addresses.
 
 pub mod addr;
+mod bandwidth;
 pub mod behaviours;
 pub mod conn_logger;
 pub mod dialer;
 pub mod exchange;
 pub mod gater;
+pub mod metrics;
+mod muxer;
 pub mod p2p;
 pub mod p2p_context;
 pub mod proto;
@@ -21,6 +25,7 @@ pub mod quic_upgrade;
 pub use self::{
     addr::filter_private_addrs,
     behaviours::{optional::OptionalBehaviour, pluto::PlutoBehaviour},
+    metrics::Metrics,
     p2p::{Control, MAX_MUXER_STREAMS, Node, NodeBuilder, NodeConfig, NodeError},
     p2p_context::P2PContext,
     quic_upgrade::QuicUpgrade,

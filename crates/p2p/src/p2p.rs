@@ -10,33 +10,42 @@
 //!   called; dropping the node ends every waiter with an error.
 
 use std::{
-    net::IpAddr,
+    io,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
+use either::Either;
 use futures::{Stream, StreamExt};
 use libp2p::{
     Multiaddr, PeerId, Swarm, Transport as _, TransportError, autonat, connection_limits,
     connection_limits::ConnectionLimits,
     core::{
         muxing::StreamMuxerBox,
-        transport::{Boxed, ListenerId},
+        transport::{Boxed, ListenerId, timeout::TransportTimeoutError},
         upgrade::Version,
     },
     dns,
     identity::Keypair,
     multiaddr::Protocol,
     noise, quic, relay,
-    swarm::{self, NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
+    swarm::{
+        self, NetworkBehaviour, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
     tcp, yamux,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    net::TcpSocket,
+    sync::{mpsc, watch},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     addr::{external, is_private},
+    bandwidth,
     behaviours::{
         identify,
         optional::OptionalBehaviour,
@@ -46,6 +55,8 @@ use crate::{
     conn_logger, dialer,
     dialer::Book,
     gater,
+    metrics::Metrics,
+    muxer::Bounded,
     p2p_context::{LocalPeerIdMismatch, NodeGone, P2PContext},
 };
 
@@ -91,6 +102,8 @@ pub struct NodeConfig {
     pub ping_timeout: Duration,
     /// The agent version that identify sends.
     pub agent: String,
+    /// Where the node counts; nothing is counted without.
+    pub metrics: Option<Metrics>,
 }
 
 impl NodeConfig {
@@ -111,6 +124,7 @@ impl NodeConfig {
             ping_interval: ping::INTERVAL,
             ping_timeout: ping::TIMEOUT,
             agent: AGENT.to_owned(),
+            metrics: None,
         }
     }
 
@@ -125,6 +139,13 @@ impl NodeConfig {
     #[must_use]
     pub fn with_book(mut self, book: Book) -> Self {
         self.book = book;
+        self
+    }
+
+    /// Counts there. Each node needs metrics of its own.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
         self
     }
 }
@@ -143,7 +164,7 @@ pub enum NodeError {
         address: Multiaddr,
         /// What the transport said.
         #[source]
-        source: TransportError<std::io::Error>,
+        source: TransportError<io::Error>,
     },
     /// The noise key could not be made from the identity.
     #[error("the identity key cannot secure connections")]
@@ -187,13 +208,16 @@ pub struct Node<B: NetworkBehaviour> {
     control: Control,
     commands: mpsc::Receiver<Command>,
     outside: Outside,
+    /// Listeners, those of the configuration first and in its order, and what they are bound to.
+    listeners: Vec<(ListenerId, Vec<Multiaddr>)>,
     addresses: watch::Sender<Addresses>,
+    metrics: Option<Metrics>,
 }
 
 /// Where a node listens and what it tells the world.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {
-    /// Bound addresses.
+    /// Bound addresses, in the order of the configuration.
     pub listen: Vec<Multiaddr>,
     /// Addresses from outside.
     pub external: Vec<Multiaddr>,
@@ -227,8 +251,8 @@ impl Control {
         self.local
     }
 
-    /// Dials a peer once, whether it is known or not; the gate still decides. For tools: known
-    /// peers are dialled for ever by themselves, see [`book`](Self::book).
+    /// Dials a peer once, whether it is known or connected or not; the gate still decides. For
+    /// tools: known peers are dialled for ever by themselves, see [`book`](Self::book).
     pub async fn dial(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<(), NodeGone> {
         self.commands
             .send(Command::Dial(peer, addresses))
@@ -299,6 +323,9 @@ impl<B: NetworkBehaviour> Node<B> {
     {
         let local = config.key.public().to_peer_id();
         context.bind(local)?;
+        if let Some(metrics) = &config.metrics {
+            context.measure(metrics.clone());
+        }
         let builder = NodeBuilder {
             context: &context,
             key: &config.key,
@@ -307,7 +334,7 @@ impl<B: NetworkBehaviour> Node<B> {
             build(&builder).map_err(|error| NodeError::Behaviour(error.into()))?;
 
         let (relay_transport, relay_behaviour) = relay.unzip();
-        let transport = transport(&config, relay_transport)?;
+        let transport = transport(&config, &context, relay_transport)?;
         let limits = ConnectionLimits::default()
             .with_max_pending_outgoing(Some(128))
             .with_max_established_per_peer(Some(config.max_connections_per_peer))
@@ -341,6 +368,12 @@ impl<B: NetworkBehaviour> Node<B> {
             .with_smart_dial();
         let mut swarm = Swarm::new(transport, behaviour, local, swarm_config);
 
+        for address in &config.listen {
+            is_free(address).map_err(|error| NodeError::Listen {
+                address: address.clone(),
+                source: TransportError::Other(error),
+            })?;
+        }
         let mut pending = Vec::new();
         for address in &config.listen {
             let listener =
@@ -352,6 +385,10 @@ impl<B: NetworkBehaviour> Node<B> {
                     })?;
             pending.push(listener);
         }
+        let listeners = pending
+            .iter()
+            .map(|listener| (*listener, Vec::new()))
+            .collect();
         let addresses = watch::Sender::new(Addresses {
             pending,
             ..Addresses::default()
@@ -374,7 +411,9 @@ impl<B: NetworkBehaviour> Node<B> {
                 host: config.external_host,
                 filter: config.filter_private_addrs,
             },
+            listeners,
             addresses,
+            metrics: config.metrics,
         };
         Ok((node, handle))
     }
@@ -400,7 +439,8 @@ impl<B: NetworkBehaviour> Node<B> {
     }
 
     /// Runs until cancelled or told to shut down. When it returns, all connections are dropped and
-    /// every waiter has been told.
+    /// every waiter has been told. A QUIC port is free again a moment later: quinn keeps it while its
+    /// connections drain, for three probe time-outs.
     pub async fn run(mut self, cancel: CancellationToken) {
         let shutdown = self.control.shutdown.clone();
         tokio::select! {
@@ -438,18 +478,16 @@ impl<B: NetworkBehaviour> Node<B> {
             } => {
                 tracing::info!(%address, "listening");
                 self.advertise(address);
-                self.addresses.send_modify(|addresses| {
-                    addresses.pending.retain(|pending| pending != listener_id);
-                    if !addresses.listen.contains(address) {
-                        addresses.listen.push(address.clone());
+                self.rebind(*listener_id, |bound| {
+                    if !bound.contains(address) {
+                        bound.push(address.clone());
                     }
                 });
             }
-            SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.addresses.send_modify(|addresses| {
-                    addresses.listen.retain(|listen| listen != address);
-                });
-            }
+            SwarmEvent::ExpiredListenAddr {
+                listener_id,
+                address,
+            } => self.rebind(*listener_id, |bound| bound.retain(|old| old != address)),
             SwarmEvent::ListenerClosed {
                 listener_id,
                 addresses: closed,
@@ -458,10 +496,9 @@ impl<B: NetworkBehaviour> Node<B> {
                 if let Err(error) = reason {
                     tracing::warn!(?closed, %error, "a listener ended");
                 }
-                self.addresses.send_modify(|addresses| {
-                    addresses.pending.retain(|pending| pending != listener_id);
-                    addresses.listen.retain(|listen| !closed.contains(listen));
-                });
+                self.rebind(*listener_id, Vec::clear);
+                self.listeners
+                    .retain(|(listener, _)| listener != listener_id);
             }
             SwarmEvent::ExternalAddrConfirmed { address } => {
                 self.addresses.send_modify(|addresses| {
@@ -470,6 +507,14 @@ impl<B: NetworkBehaviour> Node<B> {
                     }
                 });
             }
+            SwarmEvent::Behaviour(PlutoBehaviourEvent::Autonat(
+                autonat::Event::StatusChanged { new, .. },
+            )) => {
+                tracing::info!(status = ?new, "reachability changed");
+                if let Some(metrics) = &self.metrics {
+                    metrics.reachable(new);
+                }
+            }
             SwarmEvent::ExternalAddrExpired { address } => {
                 self.addresses.send_modify(|addresses| {
                     addresses.external.retain(|external| external != address);
@@ -477,6 +522,26 @@ impl<B: NetworkBehaviour> Node<B> {
             }
             _ => {}
         }
+    }
+
+    /// A listener has changed what it is bound to.
+    fn rebind(&mut self, listener: ListenerId, change: impl FnOnce(&mut Vec<Multiaddr>)) {
+        let known = self.listeners.iter_mut().find(|(id, _)| *id == listener);
+        match known {
+            Some((_, bound)) => change(bound),
+            // A behaviour listens too, such as on a relay.
+            None => {
+                let mut bound = Vec::new();
+                change(&mut bound);
+                self.listeners.push((listener, bound));
+            }
+        }
+        let listen = self.listeners.iter().flat_map(|(_, bound)| bound).cloned();
+        let listen = listen.collect();
+        self.addresses.send_modify(|addresses| {
+            addresses.pending.retain(|pending| *pending != listener);
+            addresses.listen = listen;
+        });
     }
 
     /// Tells the world of a bound address, as configured.
@@ -510,7 +575,11 @@ impl<B: NetworkBehaviour> Node<B> {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Dial(peer, addresses) => {
-                let opts = DialOpts::peer_id(peer).addresses(addresses).build();
+                let opts = DialOpts::peer_id(peer)
+                    .addresses(addresses)
+                    // Being connected, perhaps through a relay, is no reason to refuse.
+                    .condition(PeerCondition::Always)
+                    .build();
                 if let Err(error) = self.swarm.dial(opts) {
                     tracing::debug!(%peer, %error, "not dialled");
                 }
@@ -534,22 +603,55 @@ impl<B: NetworkBehaviour> Stream for Node<B> {
     }
 }
 
+/// Whether nobody listens on a TCP address. libp2p shares the ports that it listens on, so that it
+/// can dial from them; a second node there would take half of the first one's connections.
+fn is_free(address: &Multiaddr) -> io::Result<()> {
+    let mut parts = address.iter();
+    let (ip, port) = match (parts.next(), parts.next()) {
+        (Some(Protocol::Ip4(ip)), Some(Protocol::Tcp(port))) => (IpAddr::V4(ip), port),
+        // A probe of all of IPv6 would stumble over listeners on IPv4.
+        (Some(Protocol::Ip6(ip)), Some(Protocol::Tcp(port))) if !ip.is_unspecified() => {
+            (IpAddr::V6(ip), port)
+        }
+        _ => return Ok(()),
+    };
+    let probe = match ip {
+        IpAddr::V4(_) => TcpSocket::new_v4()?,
+        IpAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections of a node that has ended do not matter.
+    probe.set_reuseaddr(true)?;
+    probe.bind(SocketAddr::new(ip, port))
+}
+
 /// TCP with noise and yamux, QUIC and circuits, names resolved.
 fn transport(
     config: &NodeConfig,
+    context: &P2PContext,
     relay: Option<relay::client::Transport>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NodeError> {
     let secure = Secure {
         noise: noise::Config::new(&config.key)?,
         yamux: muxer(),
         timeout: config.connection_timeout,
+        context: context.clone(),
     };
     let direct = || {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+        let context = context.clone();
         let quic = quic::tokio::Transport::new(quic::Config::new(&config.key))
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+            .map(move |(peer, muxer), endpoint| {
+                (peer, bandwidth::counted(&context, peer, muxer, &endpoint))
+            })
+            .map_err(|error| match error {
+                quic::Error::Io(error) => error,
+                quic::Error::HandshakeTimedOut => io::ErrorKind::TimedOut.into(),
+                error @ quic::Error::Connection(_) => broken_handshake(error),
+                error => io::Error::other(error),
+            });
         quic.or_transport(secure.over(tcp))
             .map(|either, _| either.into_inner())
+            .map_err(Either::into_inner)
             .boxed()
     };
     let direct = match dns::tokio::Transport::system(direct()) {
@@ -562,11 +664,17 @@ fn transport(
     Ok(match relay {
         None => direct,
         Some(relay) => secure
-            .over(relay)
+            .over(relay.map_err(io::Error::other))
             .or_transport(direct)
             .map(|either, _| either.into_inner())
+            .map_err(Either::into_inner)
             .boxed(),
     })
+}
+
+/// The other side was there, and then it broke.
+fn broken_handshake(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
 /// What makes a stream of bytes a connection.
@@ -574,23 +682,37 @@ struct Secure {
     noise: noise::Config,
     yamux: yamux::Config,
     timeout: Duration,
+    context: P2PContext,
 }
 
 impl Secure {
     fn over<T>(&self, transport: T) -> Boxed<(PeerId, StreamMuxerBox)>
     where
-        T: libp2p::Transport + Send + Unpin + 'static,
+        T: libp2p::Transport<Error = io::Error> + Send + Unpin + 'static,
         T::Output: futures::AsyncRead + futures::AsyncWrite + Send + Unpin + 'static,
-        T::Error: Send + Sync + 'static,
         T::Dial: Send + 'static,
         T::ListenerUpgrade: Send + 'static,
     {
+        let context = self.context.clone();
         transport
             .upgrade(Version::V1Lazy)
             .authenticate(self.noise.clone())
             .multiplex(self.yamux.clone())
             .timeout(self.timeout)
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            // The layers hide the kind of an error, from which its cause is told.
+            .map_err(|error| match error {
+                TransportTimeoutError::Timeout => io::ErrorKind::TimedOut.into(),
+                TransportTimeoutError::TimerError(error) => error,
+                TransportTimeoutError::Other(Either::Left(Either::Left(error))) => error,
+                TransportTimeoutError::Other(Either::Left(Either::Right(error))) => {
+                    broken_handshake(error)
+                }
+                TransportTimeoutError::Other(Either::Right(error)) => broken_handshake(error),
+            })
+            .map(move |(peer, muxer), endpoint| {
+                let muxer = Bounded::new(muxer);
+                (peer, bandwidth::counted(&context, peer, muxer, &endpoint))
+            })
             .boxed()
     }
 }

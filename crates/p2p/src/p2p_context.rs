@@ -24,10 +24,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libp2p::{Multiaddr, PeerId, StreamProtocol, core::Endpoint, swarm::ConnectionId};
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol, core::Endpoint, multiaddr::Protocol, swarm::ConnectionId,
+};
 use tokio::sync::watch;
 
-use crate::addr::Transport;
+use crate::{addr::Transport, metrics::Metrics};
 
 /// Peers outside the cluster that are remembered while connected; chosen freely, a node has a
 /// few relays. Connections beyond it work, they are only not shown.
@@ -62,6 +64,7 @@ pub struct P2PContext {
 
 struct Shared {
     local: OnceLock<PeerId>,
+    metrics: OnceLock<Metrics>,
     view: watch::Sender<Arc<View>>,
     /// Bumped by whoever wants a peer; the dialer watches it.
     wanted: watch::Sender<Arc<BTreeMap<PeerId, u64>>>,
@@ -435,6 +438,7 @@ impl P2PContext {
         Self {
             shared: Arc::new(Shared {
                 local: OnceLock::new(),
+                metrics: OnceLock::new(),
                 view: watch::Sender::new(Arc::new(view)),
                 wanted: watch::Sender::new(Arc::default()),
             }),
@@ -541,6 +545,23 @@ impl P2PContext {
         })
     }
 
+    /// Measures from now on; the first metrics stay.
+    pub(crate) fn measure(&self, metrics: Metrics) {
+        let metrics = self.shared.metrics.get_or_init(|| metrics);
+        for peer in self.view().known() {
+            if self.local_peer_id() != Some(peer.id) {
+                metrics.begin(peer);
+            }
+        }
+    }
+
+    /// The metrics, if the peer is one of those that have series of their own: the members of the
+    /// cluster other than this node.
+    pub(crate) fn metrics_of(&self, peer: &PeerId) -> Option<&Metrics> {
+        let metrics = self.shared.metrics.get()?;
+        (self.is_known(peer) && self.local_peer_id() != Some(*peer)).then_some(metrics)
+    }
+
     /// The peers that were asked for, with how often.
     pub(crate) fn wanted(&self) -> watch::Receiver<Arc<BTreeMap<PeerId, u64>>> {
         self.shared.wanted.subscribe()
@@ -548,19 +569,19 @@ impl P2PContext {
 
     pub(crate) fn writer(&self) -> Writer {
         Writer {
-            shared: self.shared.clone(),
+            context: self.clone(),
         }
     }
 }
 
 /// The only way to change a context. Not public, so that nobody else writes.
 pub(crate) struct Writer {
-    shared: Arc<Shared>,
+    context: P2PContext,
 }
 
 impl Writer {
     fn modify(&self, peer: PeerId, change: impl FnOnce(&mut PeerView) -> bool) {
-        self.shared.view.send_if_modified(|view| {
+        self.context.shared.view.send_if_modified(|view| {
             let known = match view.peers.get(&peer) {
                 Some(state) => state.known,
                 None if view.strangers >= MAX_STRANGERS => return false,
@@ -591,6 +612,10 @@ impl Writer {
             state.dialing = DialState::Idle;
             true
         });
+        self.measure_connections(peer);
+        if let Some(metrics) = self.context.metrics_of(&peer) {
+            metrics.connected(peer);
+        }
     }
 
     pub(crate) fn disconnected(
@@ -610,17 +635,26 @@ impl Writer {
                 keep
             });
             if let (Some(cause), true) = (cause, state.paths.is_empty()) {
-                remember(
-                    &mut state.failures,
-                    Failure {
-                        address,
-                        at: Instant::now(),
-                        cause,
-                    },
-                );
+                state.remember(Failure {
+                    address,
+                    at: Instant::now(),
+                    cause,
+                });
             }
             state.paths.len() != before
         });
+        self.measure_connections(peer);
+        if let Some(metrics) = self.context.metrics_of(&peer)
+            && !self.context.view().is_connected(&peer)
+        {
+            metrics.lost(peer);
+        }
+    }
+
+    fn measure_connections(&self, peer: PeerId) {
+        if let Some(metrics) = self.context.shared.metrics.get() {
+            metrics.set_connections(peer, self.context.view().peer(&peer).map(Arc::as_ref));
+        }
     }
 
     /// A ping came back. Only the first on a path is a change that wakes anybody.
@@ -636,6 +670,28 @@ impl Writer {
             }
             first
         });
+        // A ping may be told after the end of its connection; then nothing answers any more.
+        if let Some(metrics) = self.context.metrics_of(&peer)
+            && self.path(peer, connection).is_some()
+        {
+            metrics.pinged(peer, rtt);
+        }
+    }
+
+    pub(crate) fn path(&self, peer: PeerId, connection: ConnectionId) -> Option<Arc<Path>> {
+        let view = self.context.view();
+        let mut paths = view.peer(&peer)?.paths.iter();
+        paths.find(|path| path.connection == connection).cloned()
+    }
+
+    /// A ping was missed; `silent` are the connections whose last ping was.
+    pub(crate) fn ping_failed(&self, peer: PeerId, silent: impl Fn(ConnectionId) -> bool) {
+        if let Some(metrics) = self.context.metrics_of(&peer) {
+            let view = self.context.view();
+            let mut paths = view.peer(&peer).into_iter().flat_map(|state| &state.paths);
+            let answers = paths.any(|path| path.rtt().is_some() && !silent(path.connection));
+            metrics.ping_failed(peer, answers);
+        }
     }
 
     pub(crate) fn draining(&self, peer: PeerId, connection: ConnectionId, draining: bool) {
@@ -656,7 +712,24 @@ impl Writer {
             if !state.known {
                 return false;
             }
-            remember(&mut state.failures, failure);
+            state.remember(failure);
+            true
+        });
+    }
+
+    /// The path no longer answers and is about to be closed.
+    pub(crate) fn silent(&self, peer: PeerId, connection: ConnectionId) {
+        self.modify(peer, |state| {
+            let mut paths = state.paths.iter();
+            let path = paths.find(|path| path.connection == connection);
+            let Some(address) = path.map(|path| path.address.clone()) else {
+                return false;
+            };
+            state.remember(Failure {
+                address: Some(address),
+                at: Instant::now(),
+                cause: FailureCause::Silent,
+            });
             true
         });
     }
@@ -688,7 +761,8 @@ impl Writer {
     }
 
     pub(crate) fn gone(&self) {
-        self.shared.view.send_modify(|view| {
+        let before = self.context.view();
+        self.context.shared.view.send_modify(|view| {
             let view = Arc::make_mut(view);
             view.gone = true;
             view.peers.retain(|_, state| state.known);
@@ -699,15 +773,30 @@ impl Writer {
                 state.dialing = DialState::Idle;
             }
         });
+        for peer in before.peers() {
+            self.measure_connections(peer.id);
+            if let Some(metrics) = self.context.metrics_of(&peer.id) {
+                metrics.lost(peer.id);
+            }
+        }
     }
 }
 
-fn remember(failures: &mut Vec<Failure>, failure: Failure) {
-    failures.retain(|old| old.address != failure.address);
-    if failures.len() >= MAX_FAILURES {
-        failures.remove(0);
+impl PeerView {
+    fn remember(&mut self, mut failure: Failure) {
+        // Whom it concerns is known; libp2p says it again in each address.
+        failure.address = failure.address.map(|mut address| {
+            if address.iter().last() == Some(Protocol::P2p(self.id)) {
+                address.pop();
+            }
+            address
+        });
+        self.failures.retain(|old| old.address != failure.address);
+        if self.failures.len() >= MAX_FAILURES {
+            self.failures.remove(0);
+        }
+        self.failures.push(failure);
     }
-    failures.push(failure);
 }
 
 /// Changes of a context for code that is polled.

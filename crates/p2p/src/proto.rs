@@ -147,6 +147,29 @@ pub async fn read_body(
     .await
 }
 
+/// Reads one varint frame of at most `max` bytes, and keeps none of it.
+pub async fn skip_body(
+    io: &mut (impl AsyncRead + Unpin),
+    max: usize,
+    limit: Duration,
+) -> Result<(), Error> {
+    within(limit, async {
+        let announced = announced(read_varint(io).await?, max)?;
+        let mut scratch = [0; 4096];
+        let mut got = 0;
+        while got < announced {
+            let step = scratch.len().min(announced - got);
+            let read = read_some(io, &mut scratch[..step]).await?;
+            got += read;
+            if read < step {
+                return Err(Error::Truncated { got, announced });
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// Reads one varint frame as a message.
 pub async fn read_protobuf_with_max_size<M: Message + Default>(
     io: &mut (impl AsyncRead + Unpin),
@@ -257,16 +280,20 @@ async fn read_varint(io: &mut (impl AsyncRead + Unpin)) -> Result<u64, Error> {
     Err(Error::BadLength)
 }
 
+fn announced(len: u64, max: usize) -> Result<usize, Error> {
+    usize::try_from(len)
+        .ok()
+        .filter(|len| *len <= max)
+        .ok_or(Error::TooLong { len, max })
+}
+
 async fn read_announced(
     io: &mut (impl AsyncRead + Unpin),
     len: u64,
     max: usize,
     meter: &mut impl Meter,
 ) -> Result<Bytes, Error> {
-    let announced = usize::try_from(len)
-        .ok()
-        .filter(|len| *len <= max)
-        .ok_or(Error::TooLong { len, max })?;
+    let announced = announced(len, max)?;
     let mut body = BytesMut::new();
     while body.len() < announced {
         let got = body.len();
@@ -301,6 +328,11 @@ async fn read_some(io: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll, ready},
+    };
+
     use futures::io::Cursor;
     use proptest::prelude::*;
     use tokio_util::compat::TokioAsyncReadCompatExt;
@@ -379,11 +411,11 @@ mod tests {
         struct Broken;
         impl AsyncRead for Broken {
             fn poll_read(
-                self: std::pin::Pin<&mut Self>,
-                _: &mut std::task::Context<'_>,
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
                 _: &mut [u8],
-            ) -> std::task::Poll<io::Result<usize>> {
-                std::task::Poll::Ready(Err(ErrorKind::ConnectionReset.into()))
+            ) -> Poll<io::Result<usize>> {
+                Poll::Ready(Err(ErrorKind::ConnectionReset.into()))
             }
         }
         let error = read_body(&mut Broken, 9, LIMIT, &mut NoMeter).await;
@@ -433,25 +465,252 @@ mod tests {
         assert!(matches!(written, Err(Error::BadLength)));
     }
 
+    #[tokio::test]
+    async fn what_is_skipped_is_what_would_have_been_read() {
+        let frame = Frame::from_body(&[3; 10_000]);
+        let mut io = Cursor::new([frame.as_bytes(), b"rest"].concat());
+        skip_body(&mut io, 10_000, LIMIT).await.unwrap();
+        let mut rest = Vec::new();
+        io.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"rest");
+
+        let long = skip_body(&mut Cursor::new(frame.as_bytes()), 9999, LIMIT).await;
+        assert!(matches!(
+            long,
+            Err(Error::TooLong {
+                len: 10_000,
+                max: 9999
+            })
+        ));
+        let cut = &frame.as_bytes()[..5000];
+        let short = skip_body(&mut Cursor::new(cut), 10_000, LIMIT).await;
+        assert!(matches!(
+            short,
+            Err(Error::Truncated {
+                got: 4998,
+                announced: 10_000
+            })
+        ));
+    }
+
     proptest! {
         #[test]
-        fn what_is_written_is_read(body in proptest::collection::vec(any::<u8>(), 0..40_000)) {
-            let frame = Frame::from_body(&body);
-            let read = futures::executor::block_on(async {
-                let len = read_varint(&mut Cursor::new(frame.as_bytes())).await.unwrap();
-                let mut io = Cursor::new(frame.body());
-                read_announced(&mut io, len, body.len(), &mut NoMeter).await
+        fn a_varint_frame_is_read_as_written_in_whatever_pieces(
+            body in proptest::collection::vec(any::<u8>(), 0..40_000),
+            cuts in proptest::collection::vec(1usize..9000, 1..8),
+        ) {
+            let written = run(async {
+                let mut io = Slow::writer(&cuts);
+                write_protobuf(&mut io, &body, LIMIT).await.unwrap();
+                io.written
             });
-            prop_assert_eq!(read.unwrap(), body);
+            let message: Vec<u8> = run(read_protobuf_with_max_size(
+                &mut Slow::reader(&written, &cuts), written.len(), LIMIT,
+            )).unwrap();
+            prop_assert_eq!(message, &body[..]);
+
+            let frame = Frame::encode(&body);
+            prop_assert_eq!(frame.as_bytes(), &written[..]);
+            prop_assert_eq!(&Frame::from_body(&frame.body()), &frame);
+            let mut io = Slow::reader(&written, &cuts);
+            let read = run(read_body(&mut io, frame.body().len(), LIMIT, &mut NoMeter)).unwrap();
+            prop_assert_eq!(read, frame.body());
+        }
+
+        #[test]
+        fn a_fixed_frame_is_read_as_written_in_whatever_pieces(
+            body in proptest::collection::vec(any::<u8>(), 1..40_000),
+            cuts in proptest::collection::vec(1usize..9000, 1..8),
+        ) {
+            let written = run(async {
+                let mut io = Slow::writer(&cuts);
+                write_fixed_size_protobuf(&mut io, &body, LIMIT).await.unwrap();
+                io.written
+            });
+            prop_assert_eq!(&written[..8], &(written.len() as i64 - 8).to_le_bytes());
+            let max = written.len() - 8;
+            let message: Vec<u8> = run(read_fixed_size_protobuf_with_max_size(
+                &mut Slow::reader(&written, &cuts), max, LIMIT,
+            )).unwrap();
+            prop_assert_eq!(message, body);
+        }
+
+        #[test]
+        fn the_kind_of_an_error_survives_wherever_it_strikes(
+            kind in kinds(),
+            at in 0usize..20,
+            cuts in proptest::collection::vec(1usize..20, 1..8),
+        ) {
+            // A varint frame and a fixed one, both longer than what gets through.
+            let varint = Frame::from_body(&[1; 100]);
+            let mut fixed = 100i64.to_le_bytes().to_vec();
+            fixed.extend([1; 100]);
+            let got = |result: Result<(), Error>| match result {
+                Err(Error::Io(error)) => Some(error.kind()),
+                _ => None,
+            };
+
+            let mut io = Slow::reader(&varint.as_bytes()[..at], &cuts).failing(kind);
+            let read = run(read_body(&mut io, 100, LIMIT, &mut NoMeter));
+            prop_assert_eq!(got(read.map(drop)), Some(kind));
+            let mut io = Slow::reader(&varint.as_bytes()[..at], &cuts).failing(kind);
+            prop_assert_eq!(got(run(skip_body(&mut io, 100, LIMIT))), Some(kind));
+            let mut io = Slow::reader(&fixed[..at], &cuts).failing(kind);
+            let read = run(read_fixed_size_protobuf_with_max_size::<Vec<u8>>(&mut io, 100, LIMIT));
+            prop_assert_eq!(got(read.map(drop)), Some(kind));
+
+            let mut io = Slow::writer(&cuts).failing_after(at, kind);
+            prop_assert_eq!(got(run(write_frame(&mut io, &varint, LIMIT))), Some(kind));
+            let mut io = Slow::writer(&cuts).failing_after(at, kind);
+            let written = run(write_fixed_size_protobuf(&mut io, &vec![1u8; 100], LIMIT));
+            prop_assert_eq!(got(written), Some(kind));
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = futures::executor::block_on(async {
-                let mut io = Cursor::new(&bytes);
-                let len = read_varint(&mut io).await?;
-                read_announced(&mut io, len, 1 << 20, &mut NoMeter).await
-            });
+            let body = run(read_body(&mut Cursor::new(&bytes), 1 << 20, LIMIT, &mut NoMeter));
+            if let Ok(body) = &body {
+                // Each body has one encoding, and no other is accepted.
+                let frame = Frame::from_body(body);
+                prop_assert_eq!(frame.as_bytes(), &bytes[..frame.as_bytes().len()]);
+            }
+            let skipped = run(skip_body(&mut Cursor::new(&bytes), 1 << 20, LIMIT));
+            prop_assert_eq!(skipped.is_ok(), body.is_ok());
+            let _ = run(read_fixed_size_protobuf_with_max_size::<u64>(
+                &mut Cursor::new(&bytes), 1 << 20, LIMIT,
+            ));
+            // A length that is short enough to be let through.
+            let mut fixed = (bytes.len() as i64).to_le_bytes().to_vec();
+            fixed.extend(&bytes);
+            let _ = run(read_fixed_size_protobuf_with_max_size::<u64>(
+                &mut Cursor::new(&fixed), 1 << 20, LIMIT,
+            ));
+        }
+    }
+
+    /// Every kind that a transport may report, but the one that means "again".
+    fn kinds() -> impl Strategy<Value = ErrorKind> {
+        proptest::sample::select(vec![
+            ErrorKind::ConnectionReset,
+            ErrorKind::ConnectionAborted,
+            ErrorKind::NotConnected,
+            ErrorKind::BrokenPipe,
+            ErrorKind::TimedOut,
+            ErrorKind::WriteZero,
+            ErrorKind::UnexpectedEof,
+            ErrorKind::InvalidData,
+            ErrorKind::Other,
+        ])
+    }
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap()
+            .block_on(future)
+    }
+
+    /// Reads and writes in pieces of given sizes, over and over, with a pause before each, and with
+    /// an interruption of each read; then ends or fails.
+    struct Slow {
+        pieces: Vec<usize>,
+        turn: usize,
+        interrupted: bool,
+        unread: Vec<u8>,
+        written: Vec<u8>,
+        room: usize,
+        fails: Option<ErrorKind>,
+    }
+
+    impl Slow {
+        fn reader(bytes: &[u8], pieces: &[usize]) -> Self {
+            Self {
+                unread: bytes.to_vec(),
+                ..Self::writer(pieces)
+            }
+        }
+
+        fn writer(pieces: &[usize]) -> Self {
+            Self {
+                pieces: pieces.to_vec(),
+                turn: 0,
+                interrupted: false,
+                unread: Vec::new(),
+                written: Vec::new(),
+                room: usize::MAX,
+                fails: None,
+            }
+        }
+
+        fn failing(mut self, kind: ErrorKind) -> Self {
+            self.fails = Some(kind);
+            self
+        }
+
+        fn failing_after(mut self, room: usize, kind: ErrorKind) -> Self {
+            self.room = room;
+            self.failing(kind)
+        }
+
+        /// How much may pass in this turn.
+        fn turn(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+            self.turn += 1;
+            if self.turn % 2 == 1 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(self.pieces[self.turn / 2 % self.pieces.len()])
+        }
+
+        fn end(&self) -> io::Result<usize> {
+            self.fails.map_or(Ok(0), |kind| Err(kind.into()))
+        }
+    }
+
+    impl AsyncRead for Slow {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            let piece = ready!(self.turn(cx));
+            self.interrupted = !self.interrupted;
+            if self.interrupted {
+                return Poll::Ready(Err(ErrorKind::Interrupted.into()));
+            }
+            let len = piece.min(buffer.len()).min(self.unread.len());
+            if len == 0 {
+                return Poll::Ready(self.end());
+            }
+            buffer[..len].copy_from_slice(&self.unread[..len]);
+            self.unread.drain(..len);
+            Poll::Ready(Ok(len))
+        }
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let piece = ready!(self.turn(cx));
+            let len = piece.min(buffer.len()).min(self.room);
+            if len == 0 {
+                return Poll::Ready(self.end());
+            }
+            self.room -= len;
+            self.written.extend_from_slice(&buffer[..len]);
+            Poll::Ready(Ok(len))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
         }
     }
 

@@ -176,7 +176,8 @@ impl Cores {
         spawn_blocking(work).await.ok()
     }
 
-    /// Checks a set, spread over the cores.
+    /// Checks a set, spread over the cores. All its bad signatures are named, whichever parts they
+    /// are in; a fault of another kind comes before them.
     pub(crate) async fn verify(
         &self,
         verifier: Arc<dyn Verifier>,
@@ -189,9 +190,17 @@ impl Cores {
             let (verifier, part) = (verifier.clone(), part.to_vec());
             self.run(move || verifier.verify(duty, &part))
         });
+        let mut bad = Vec::new();
         for result in futures::future::join_all(parts).await {
-            result.ok_or(VerifyError::Interrupted)??;
+            match result.ok_or(VerifyError::Interrupted)? {
+                Err(VerifyError::Bad { pubkeys }) => bad.extend(pubkeys),
+                other => other?,
+            }
         }
-        Ok(())
+        if bad.is_empty() {
+            Ok(())
+        } else {
+            Err(VerifyError::Bad { pubkeys: bad })
+        }
     }
 }

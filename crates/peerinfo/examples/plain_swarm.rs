@@ -10,7 +10,7 @@ use pluto_p2p::P2PContext;
 use pluto_peerinfo::{Behaviour, Config, Event, Local};
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
     let mut ann = swarm("ann")?;
     let mut bob = swarm("bob")?;
 

@@ -2,7 +2,8 @@
 //!
 //! - [`TestNode`] is a [`pluto_p2p::Node`] on loopback with its task, context and control.
 //! - [`RawPeer`] speaks any protocol by hand, as slowly, as much or as wrongly as a test wants.
-//! - [`Link`] forwards TCP connections until it is told to fall silent or to cut them.
+//! - [`Link`] forwards TCP connections until it is told to fall silent, to stall or to cut them;
+//!   [`UdpLink`] does so for QUIC.
 //!
 //! Everything that waits is bounded by [`LIMIT`]; see [`within`].
 
@@ -20,7 +21,7 @@ use std::time::Duration;
 use libp2p::{Multiaddr, PeerId, identity::Keypair};
 
 pub use self::{
-    link::Link,
+    link::{Link, UdpLink},
     node::{TestNode, config, introduce, met},
     raw::RawPeer,
 };

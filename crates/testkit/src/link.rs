@@ -1,11 +1,11 @@
-//! A TCP link that fails on command.
+//! Links that fail on command.
 
 use std::net::SocketAddr;
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, tcp},
+    net::{TcpListener, TcpStream, UdpSocket, tcp},
     sync::watch,
     task::JoinSet,
 };
@@ -16,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 enum Mode {
     Open,
     Silent,
+    Stalled,
 }
 
 /// Forwards TCP connections to one address. Dropping it cuts them all.
@@ -67,7 +68,12 @@ impl Link {
         self.mode.send_replace(Mode::Silent);
     }
 
-    /// Forwards again, what it swallowed meanwhile being lost; new connections work.
+    /// Reads nothing more, so that the buffers of whoever writes fill up: a host that froze.
+    pub fn stall(&self) {
+        self.mode.send_replace(Mode::Stalled);
+    }
+
+    /// Forwards again; what it swallowed in silence is lost. New connections work.
     pub fn speak(&self) {
         self.mode.send_replace(Mode::Open);
     }
@@ -89,6 +95,8 @@ async fn accept(
         let Ok(far) = TcpStream::connect(target).await else {
             continue;
         };
+        // Otherwise small messages wait for the acknowledgement of those before them.
+        let _ = (near.set_nodelay(true), far.set_nodelay(true));
         let (mode, mut cut) = (mode.clone(), cut.clone());
         cut.mark_unchanged();
         pairs.spawn(async move {
@@ -103,25 +111,109 @@ async fn accept(
     }
 }
 
-/// Copies until either side ends; swallows while the link is silent.
+/// Copies until either side ends; swallows while the link is silent, waits while it is stalled.
 async fn forward(
     mut from: tcp::OwnedReadHalf,
     mut to: tcp::OwnedWriteHalf,
-    mode: watch::Receiver<Mode>,
+    mut mode: watch::Receiver<Mode>,
 ) {
     let mut buffer = vec![0; 16 << 10];
     loop {
         match from.read(&mut buffer).await {
             Ok(0) | Err(_) => break,
             Ok(len) => {
-                let open = *mode.borrow() == Mode::Open;
-                if open && to.write_all(&buffer[..len]).await.is_err() {
+                let Ok(mode) = mode
+                    .wait_for(|mode| *mode != Mode::Stalled)
+                    .await
+                    .map(|m| *m)
+                else {
+                    return;
+                };
+                if mode == Mode::Open && to.write_all(&buffer[..len]).await.is_err() {
                     return;
                 }
             }
         }
     }
     // A silent link does not even tell that the other side has closed.
-    let mut mode = mode;
     let _ = mode.wait_for(|mode| *mode == Mode::Open).await;
+}
+
+/// Forwards the datagrams of one connection to one address. Dropping it silences it for ever.
+pub struct UdpLink {
+    port: u16,
+    mode: watch::Sender<Mode>,
+    _stop: DropGuard,
+}
+
+impl UdpLink {
+    /// Opens a link to a UDP address on loopback, such as one of QUIC.
+    ///
+    /// # Panics
+    ///
+    /// If the address is no UDP address.
+    pub async fn to(target: &Multiaddr) -> Self {
+        let port = target
+            .iter()
+            .find_map(|part| match part {
+                Protocol::Udp(port) => Some(port),
+                _ => None,
+            })
+            .unwrap();
+        let far = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        far.connect(("127.0.0.1", port)).await.unwrap();
+        let near = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let port = near.local_addr().unwrap().port();
+        let mode = watch::Sender::new(Mode::Open);
+        let stop = CancellationToken::new();
+        let work = exchange(near, far, mode.subscribe());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(work));
+        Self {
+            port,
+            mode,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// Where the near end is, for QUIC.
+    pub fn address(&self) -> Multiaddr {
+        Multiaddr::empty()
+            .with(Protocol::Ip4([127, 0, 0, 1].into()))
+            .with(Protocol::Udp(self.port))
+            .with(Protocol::QuicV1)
+    }
+
+    /// Forwards nothing more.
+    pub fn fall_silent(&self) {
+        self.mode.send_replace(Mode::Silent);
+    }
+
+    /// Forwards again.
+    pub fn speak(&self) {
+        self.mode.send_replace(Mode::Open);
+    }
+}
+
+/// Forwards to and fro. Whoever spoke last at the near end is answered.
+async fn exchange(near: UdpSocket, far: UdpSocket, mode: watch::Receiver<Mode>) {
+    let (mut ours, mut theirs) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let mut client = None;
+    loop {
+        // An error is that of an earlier datagram, which nobody took.
+        tokio::select! {
+            read = near.recv_from(&mut ours) => {
+                let Ok((len, from)) = read else { continue };
+                client = Some(from);
+                if *mode.borrow() == Mode::Open {
+                    let _ = far.send(&ours[..len]).await;
+                }
+            }
+            read = far.recv(&mut theirs) => {
+                let (Ok(len), Some(client)) = (read, client) else { continue };
+                if *mode.borrow() == Mode::Open {
+                    let _ = near.send_to(&theirs[..len], client).await;
+                }
+            }
+        }
+    }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Cluster {
     pub(crate) members: Vec<Member>,
     pub(crate) validators: Vec<Validator>,
     pub(crate) threshold: usize,
+    /// What tells this cluster from others, in place of a lock's hash.
+    pub(crate) hash: [u8; 32],
     pub(crate) forks: Forks,
     pub(crate) slot_duration: std::time::Duration,
     pub(crate) slots: u64,
@@ -95,8 +97,9 @@ impl Cluster {
                         .collect(),
                 })
             })
-            .collect::<SetupResult<_>>()?;
+            .collect::<SetupResult<Vec<Validator>>>()?;
         Ok(Self {
+            hash: rand::random(),
             members,
             validators,
             threshold: threshold as usize,

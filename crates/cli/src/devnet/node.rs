@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use libp2p::PeerId;
+use libp2p::{PeerId, swarm::NetworkBehaviour};
 use pluto_core::{
     Duty, DutyType, ParSigEx, ParSignedData, ParSignedDataSet, PubKey, ShareIdx,
     signed::{SignedData, SignedRandao},
@@ -18,6 +18,7 @@ use pluto_core::{
 use pluto_crypto::bls::{self, Signature};
 use pluto_p2p::{Control, Node as P2PNode, NodeConfig, P2PContext, exchange::Budget};
 use pluto_parsigex::{BlsVerifier, Handle, Members, Received};
+use pluto_peerinfo::Local;
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet, spawn_blocking},
@@ -30,6 +31,13 @@ use crate::args::Net;
 
 /// Group signatures in the making at once; each takes a thread for about a millisecond.
 const MAX_AGGREGATING: usize = 16;
+
+/// The protocols of a node.
+#[derive(NetworkBehaviour)]
+struct Protocols {
+    peerinfo: pluto_peerinfo::Behaviour,
+    parsigex: pluto_parsigex::Behaviour,
+}
 
 /// What a node has to say.
 #[derive(Debug)]
@@ -96,14 +104,21 @@ impl Node {
         let members = Members::new(cluster.members.iter().map(|m| (m.peer, m.share_idx)));
         let verifier = BlsVerifier::new(cluster.forks.clone(), cluster.public_shares());
         let (node, (handle, received)) = P2PNode::new(config, context.clone(), |builder| {
-            let (behaviour, handle, received) = pluto_parsigex::new(
+            let budget = Budget::default();
+            let mut local = Local::new(cluster.hash.to_vec());
+            local.nickname = format!("node{index}");
+            let mut peerinfo = pluto_peerinfo::Config::new(local);
+            peerinfo.budget = budget.clone();
+            let (parsigex, handle, received) = pluto_parsigex::new(
                 builder.p2p_context(),
                 builder.local_peer_id(),
                 members,
                 verifier,
-                Budget::default(),
+                budget,
             );
-            Ok::<_, Infallible>((behaviour, (handle, received)))
+            let peerinfo = pluto_peerinfo::new(builder.p2p_context(), peerinfo);
+            let protocols = Protocols { peerinfo, parsigex };
+            Ok::<_, Infallible>((protocols, (handle, received)))
         })?;
         let (control, peer) = (node.control(), node.local_peer_id());
         let cancel = CancellationToken::new();

@@ -5,64 +5,23 @@
 use serde::Deserialize;
 
 use super::{
-    SignedDataError, SszError, hash,
+    ForkVersion, SignedDataError, SszError,
+    container::{Ssz, container},
+    hash,
     json::{Dec, Hex, HexVec},
-    ssz::{Reader, check_bit_list},
+    ssz::{Reader, behind, check_bit_list},
 };
 use crate::DutyType;
 
 /// Most attesters in one attestation before Electra: one committee.
-const MAX_COMMITTEE_BITS: usize = 2_048;
+pub(super) const MAX_COMMITTEE_BITS: usize = 2_048;
 /// Most attesters in one attestation since Electra: all 64 committees of a slot.
-const MAX_SLOT_BITS: usize = 64 * MAX_COMMITTEE_BITS;
+pub(super) const MAX_SLOT_BITS: usize = 64 * MAX_COMMITTEE_BITS;
 
 /// Where the attestation starts behind a header with a validator index.
 const INDEXED_HEADER: u32 = 20;
 /// Where it starts behind one without; senders may leave a gap.
-const PLAIN_HEADER: u32 = 12;
-
-/// A fork, by its code in the wrappers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u64)]
-pub enum ForkVersion {
-    /// Code 0.
-    Phase0 = 0,
-    /// Code 1.
-    Altair = 1,
-    /// Code 2.
-    Bellatrix = 2,
-    /// Code 3.
-    Capella = 3,
-    /// Code 4.
-    Deneb = 4,
-    /// Code 5.
-    Electra = 5,
-    /// Code 6.
-    Fulu = 6,
-}
-
-impl ForkVersion {
-    const fn from_code(code: u64) -> Option<Self> {
-        Some(match code {
-            0 => Self::Phase0,
-            1 => Self::Altair,
-            2 => Self::Bellatrix,
-            3 => Self::Capella,
-            4 => Self::Deneb,
-            5 => Self::Electra,
-            6 => Self::Fulu,
-            _ => return None,
-        })
-    }
-
-    fn max_bits(self) -> usize {
-        if self >= Self::Electra {
-            MAX_SLOT_BITS
-        } else {
-            MAX_COMMITTEE_BITS
-        }
-    }
-}
+const PLAIN_HEADER: usize = 12;
 
 /// An epoch's boundary block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,22 +65,6 @@ pub struct Attestation {
 }
 
 impl AttestationData {
-    fn from_ssz(reader: &mut Reader<'_>) -> Result<Self, SszError> {
-        Ok(Self {
-            slot: reader.u64("data.slot")?,
-            index: reader.u64("data.index")?,
-            beacon_block_root: reader.array("data.beacon_block_root")?,
-            source: Checkpoint {
-                epoch: reader.u64("data.source.epoch")?,
-                root: reader.array("data.source.root")?,
-            },
-            target: Checkpoint {
-                epoch: reader.u64("data.target.epoch")?,
-                root: reader.array("data.target.root")?,
-            },
-        })
-    }
-
     pub(super) fn root(&self) -> [u8; 32] {
         let checkpoint = |it: Checkpoint| hash::container(&[hash::u64(it.epoch), it.root]);
         hash::container(&[
@@ -141,29 +84,22 @@ impl Attestation {
     /// two wrappers cannot be told apart then.
     pub(super) fn from_ssz(bytes: &[u8]) -> Result<Self, SszError> {
         let mut reader = Reader::new(bytes);
-        let version = version(&mut reader)?;
+        let version = ForkVersion::from_ssz(&mut reader)?;
         let mut indexed = Reader::new(reader.rest());
         let index = indexed.u64("validator_index")?;
         match indexed.offset("attestation", INDEXED_HEADER) {
             Ok(()) => Self::payload(version, Some(index), indexed.rest()),
             Err(SszError::Offset { .. }) => {
                 let mut plain = Reader::new(&bytes[8..]);
-                let offset = plain.u32("attestation")?;
-                let payload = usize::try_from(offset)
-                    .ok()
-                    .filter(|_| offset >= PLAIN_HEADER)
-                    .and_then(|offset| bytes.get(offset..))
-                    .ok_or(SszError::Offset {
-                        field: "attestation",
-                        offset,
-                    })?;
+                let payload = behind(bytes, &mut plain, "attestation", PLAIN_HEADER)?;
                 Self::payload(version, None, payload)
             }
             Err(short) => Err(short),
         }
     }
 
-    fn payload(
+    /// Without a wrapper.
+    pub(super) fn payload(
         version: ForkVersion,
         validator_index: Option<u64>,
         bytes: &[u8],
@@ -171,7 +107,8 @@ impl Attestation {
         let has_committees = version >= ForkVersion::Electra;
         let mut reader = Reader::new(bytes);
         reader.offset("aggregation_bits", if has_committees { 236 } else { 228 })?;
-        let data = AttestationData::from_ssz(&mut reader)?;
+        let data: [u8; 128] = reader.array("data")?;
+        let data = Data::read(&data, "data")?.into();
         let signature = reader.array("signature")?;
         let committee_bits = if has_committees {
             Some(reader.array("committee_bits")?)
@@ -179,7 +116,7 @@ impl Attestation {
             None
         };
         let bits = reader.rest();
-        check_bit_list(bits, "aggregation_bits", version.max_bits())?;
+        check_bit_list(bits, "aggregation_bits", max_bits(version))?;
         Ok(Self {
             version,
             validator_index,
@@ -189,50 +126,42 @@ impl Attestation {
             committee_bits,
         })
     }
-}
 
-fn version(reader: &mut Reader<'_>) -> Result<ForkVersion, SszError> {
-    let version = reader.u64("version")?;
-    ForkVersion::from_code(version).ok_or(SszError::Version { version })
+    /// Of the whole attestation, which an aggregator signs; an attester signs [`Self::data`].
+    pub(super) fn root(&self) -> [u8; 32] {
+        let bits = hash::bit_list(&self.aggregation_bits, max_bits(self.version));
+        let signature = hash::vector(&self.signature);
+        let fields = [bits, self.data.root(), signature];
+        match &self.committee_bits {
+            None => hash::container(&fields),
+            Some(committees) => {
+                let [bits, data, signature] = fields;
+                hash::container(&[bits, data, signature, hash::short(committees)])
+            }
+        }
+    }
 }
 
 pub(super) fn from_json(bytes: &[u8]) -> Result<Attestation, SignedDataError> {
     let kind = DutyType::Attester;
     let it: VersionedJson = super::from_json(kind, bytes, |it| it)?;
-    let version = ForkVersion::from_code(it.version).ok_or(SignedDataError::Version {
-        kind,
-        version: it.version,
-    })?;
-    let attestation = it.attestation;
-    let committee_bits = if version >= ForkVersion::Electra {
-        let bits = attestation.committee_bits.ok_or(SignedDataError::Ssz {
-            kind,
-            source: SszError::Short {
-                field: "committee_bits",
-            },
-        })?;
-        Some(bits.0)
+    let version = ForkVersion::from_json(kind, it.version)?;
+    let attestation = it.attestation.checked(version);
+    attestation
+        .map(|attestation| Attestation {
+            validator_index: it.validator_index.map(|index| index.0),
+            ..attestation
+        })
+        .map_err(|source| SignedDataError::Ssz { kind, source })
+}
+
+/// Most attesters in one attestation of a fork.
+pub(super) fn max_bits(version: ForkVersion) -> usize {
+    if version >= ForkVersion::Electra {
+        MAX_SLOT_BITS
     } else {
-        None
-    };
-    let bits = attestation.aggregation_bits.0;
-    check_bit_list(&bits, "aggregation_bits", version.max_bits())
-        .map_err(|source| SignedDataError::Ssz { kind, source })?;
-    let data = attestation.data;
-    Ok(Attestation {
-        version,
-        validator_index: it.validator_index.map(|index| index.0),
-        aggregation_bits: bits,
-        data: AttestationData {
-            slot: data.slot.0,
-            index: data.index.0,
-            beacon_block_root: data.beacon_block_root.0,
-            source: data.source.into(),
-            target: data.target.into(),
-        },
-        signature: attestation.signature.0,
-        committee_bits,
-    })
+        MAX_COMMITTEE_BITS
+    }
 }
 
 #[derive(Deserialize)]
@@ -243,33 +172,67 @@ struct VersionedJson {
 }
 
 #[derive(Deserialize)]
-struct AttestationJson {
+pub(super) struct AttestationJson {
     aggregation_bits: HexVec,
-    data: DataJson,
+    data: Data,
     signature: Hex<96>,
     committee_bits: Option<Hex<8>>,
 }
 
-#[derive(Deserialize)]
-struct DataJson {
-    slot: Dec,
-    index: Dec,
-    beacon_block_root: Hex<32>,
-    source: CheckpointJson,
-    target: CheckpointJson,
+impl AttestationJson {
+    /// The attestation, without a validator index, if it has the form of `version`.
+    pub(super) fn checked(self, version: ForkVersion) -> Result<Attestation, SszError> {
+        let committee_bits = if version >= ForkVersion::Electra {
+            let field = "committee_bits";
+            let bits = self.committee_bits.ok_or(SszError::Short { field })?;
+            Some(bits.0)
+        } else {
+            None
+        };
+        let bits = self.aggregation_bits.0;
+        check_bit_list(&bits, "aggregation_bits", max_bits(version))?;
+        Ok(Attestation {
+            version,
+            validator_index: None,
+            aggregation_bits: bits,
+            data: self.data.into(),
+            signature: self.signature.0,
+            committee_bits,
+        })
+    }
 }
 
-#[derive(Deserialize)]
-struct CheckpointJson {
-    epoch: Dec,
-    root: Hex<32>,
+container! {
+    /// [`AttestationData`] as it is read.
+    Data {
+        slot: Dec,
+        index: Dec,
+        beacon_block_root: Hex<32>,
+        source: Point,
+        target: Point,
+    }
 }
 
-impl From<CheckpointJson> for Checkpoint {
-    fn from(it: CheckpointJson) -> Self {
-        Self {
+container! {
+    /// A [`Checkpoint`] as it is read.
+    Point {
+        epoch: Dec,
+        root: Hex<32>,
+    }
+}
+
+impl From<Data> for AttestationData {
+    fn from(it: Data) -> Self {
+        let checkpoint = |it: Point| Checkpoint {
             epoch: it.epoch.0,
             root: it.root.0,
+        };
+        Self {
+            slot: it.slot.0,
+            index: it.index.0,
+            beacon_block_root: it.beacon_block_root.0,
+            source: checkpoint(it.source),
+            target: checkpoint(it.target),
         }
     }
 }

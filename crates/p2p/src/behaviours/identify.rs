@@ -45,9 +45,17 @@ impl Observe<identify::Behaviour> for Recorder {
         event: &identify::Event,
     ) -> Option<(PeerId, libp2p::swarm::ConnectionId)> {
         // A push replaces what was known just as an answer does.
-        let (peer, info) = match event {
-            identify::Event::Received { peer_id, info, .. }
-            | identify::Event::Pushed { peer_id, info, .. } => (*peer_id, info),
+        let (peer, connection, info) = match event {
+            identify::Event::Received {
+                peer_id,
+                connection_id,
+                info,
+            }
+            | identify::Event::Pushed {
+                peer_id,
+                connection_id,
+                info,
+            } => (*peer_id, *connection_id, info),
             _ => return None,
         };
         let mut addresses: Vec<Multiaddr> = Vec::new();
@@ -70,7 +78,7 @@ impl Observe<identify::Behaviour> for Recorder {
             agent: info.agent_version.chars().take(MAX_AGENT).collect(),
             protocols: info.protocols.clone(),
         };
-        tracing::debug!(%peer, agent = %who.agent, addresses = addresses.len(), "identified");
+        tracing::debug!(%peer, %connection, agent = %who.agent, addresses = addresses.len(), "identified");
         self.writer.identified(peer, addresses, who);
         None
     }

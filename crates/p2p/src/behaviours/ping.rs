@@ -7,6 +7,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use libp2p::{PeerId, ping, swarm::ConnectionId};
+use tracing::field::display;
 
 use super::wrap::{Observe, Observed};
 use crate::p2p_context::{P2PContext, Writer};
@@ -59,12 +60,18 @@ impl Observe<ping::Behaviour> for Recorder {
             Err(failure) => {
                 let count = self.failures.entry(connection).or_default();
                 *count += 1;
-                tracing::debug!(%peer, %connection, %failure, count, "ping failed");
-                if *count < MAX_FAILURES {
+                let count = *count;
+                let path = self.writer.path(peer, connection);
+                let path = path.as_ref().map(|path| display(&path.address));
+                tracing::debug!(%peer, %connection, path, %failure, count, "ping failed");
+                self.writer
+                    .ping_failed(peer, |other| self.failures.contains_key(&other));
+                if count < MAX_FAILURES {
                     return None;
                 }
                 self.failures.remove(&connection);
-                tracing::warn!(%peer, %connection, "closing a connection that stopped answering");
+                tracing::warn!(%peer, %connection, path, "closing a connection that stopped answering");
+                self.writer.silent(peer, connection);
                 Some((peer, connection))
             }
         }

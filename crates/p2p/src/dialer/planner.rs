@@ -24,6 +24,11 @@ pub const MAX_DIALING: usize = 32;
 /// first, perhaps to a dead address that only a time-out ends, is under way.
 pub const MAX_DIALING_PER_PEER: usize = 2;
 
+/// A connection that lasted shorter than this counts as a failed attempt: a peer whose gate is
+/// closed to us ends it right after the handshake, and would be dialled without a pause. Chosen
+/// freely; a good connection that is lost as early costs a wait of [`BACKOFF_MIN`].
+pub const STABLE: Duration = Duration::from_secs(5);
+
 const _: () = assert!(BACKOFF_MAX.as_millis() * 6 / 5 < 5000);
 
 /// A dial to be made.
@@ -43,7 +48,10 @@ pub enum Plan {
     /// There is nowhere to dial.
     NoAddress,
     /// A dial is under way.
-    Dialing,
+    Dialing {
+        /// How many addresses the peer has.
+        addresses: usize,
+    },
     /// The next dial.
     At {
         /// When.
@@ -65,6 +73,8 @@ pub struct Planner {
 struct Target {
     addresses: Vec<Multiaddr>,
     connections: usize,
+    /// When the first of them was made.
+    since: Instant,
     dialing: usize,
     /// Learned while a dial was under way.
     fresh: Vec<Multiaddr>,
@@ -88,6 +98,7 @@ impl Planner {
                 let target = Target {
                     addresses: Vec::new(),
                     connections: 0,
+                    since: now,
                     dialing: 0,
                     fresh: Vec::new(),
                     attempts: 0,
@@ -126,21 +137,30 @@ impl Planner {
     }
 
     /// A connection is open, whoever made it.
-    pub fn handle_connected(&mut self, peer: PeerId) {
+    pub fn handle_connected(&mut self, peer: PeerId, now: Instant) {
         if let Some(target) = self.targets.get_mut(&peer) {
+            if target.connections == 0 {
+                target.since = now;
+            }
             target.connections += 1;
-            target.attempts = 0;
         }
     }
 
-    /// A connection is closed. The last one is followed by a dial.
+    /// A connection is closed. The last one is followed by a dial, at once if it was a good one.
     pub fn handle_disconnected(&mut self, peer: PeerId, now: Instant) {
         let grace = self.grace(peer);
-        if let Some(target) = self.targets.get_mut(&peer) {
-            target.connections = target.connections.saturating_sub(1);
-            if target.connections == 0 {
-                target.next = now + grace;
-            }
+        let Some(target) = self.targets.get_mut(&peer) else {
+            return;
+        };
+        target.connections = target.connections.saturating_sub(1);
+        if target.connections > 0 {
+            return;
+        }
+        if now.saturating_duration_since(target.since) >= STABLE {
+            target.attempts = 0;
+            target.next = now + grace;
+        } else {
+            target.back_off(now, &mut self.jitter);
         }
     }
 
@@ -148,18 +168,14 @@ impl Planner {
     pub fn handle_dialed(&mut self, peer: PeerId) {
         if let Some(target) = self.targets.get_mut(&peer) {
             target.dialing = target.dialing.saturating_sub(1);
-            target.attempts = 0;
         }
     }
 
     /// The dial that was planned failed.
     pub fn handle_failed(&mut self, peer: PeerId, now: Instant) {
-        let spread: u32 = self.jitter.random_range(80..=120);
         if let Some(target) = self.targets.get_mut(&peer) {
             target.dialing = target.dialing.saturating_sub(1);
-            let backoff = BACKOFF_MIN * 2u32.pow(target.attempts.min(8));
-            target.attempts = target.attempts.saturating_add(1);
-            target.next = now + backoff.min(BACKOFF_MAX) * spread / 100;
+            target.back_off(now, &mut self.jitter);
         }
     }
 
@@ -208,7 +224,9 @@ impl Planner {
         Some(if target.connections > 0 {
             Plan::Connected
         } else if target.dialing > 0 {
-            Plan::Dialing
+            Plan::Dialing {
+                addresses: target.addresses.len(),
+            }
         } else if target.addresses.is_empty() {
             Plan::NoAddress
         } else {
@@ -233,6 +251,13 @@ impl Planner {
 }
 
 impl Target {
+    fn back_off(&mut self, now: Instant, jitter: &mut SmallRng) {
+        let spread: u32 = jitter.random_range(80..=120);
+        let backoff = BACKOFF_MIN * 2u32.pow(self.attempts.min(8));
+        self.attempts = self.attempts.saturating_add(1);
+        self.next = now + backoff.min(BACKOFF_MAX) * spread / 100;
+    }
+
     fn is_waiting(&self) -> bool {
         self.connections == 0
             && match self.dialing {
@@ -283,11 +308,31 @@ mod tests {
 
         assert!(planner.next_action(now).is_some());
         planner.handle_dialed(large);
-        planner.handle_connected(large);
+        planner.handle_connected(large, now);
         assert_eq!(planner.plan(&large), Some(Plan::Connected));
         assert_eq!(planner.next_deadline(), None);
+        now += STABLE;
         planner.handle_disconnected(large, now);
         assert!(planner.next_action(now).is_some(), "lost: dialled at once");
+    }
+
+    #[test]
+    fn a_connection_that_does_not_last_is_a_failed_attempt() {
+        let (small, large) = pair();
+        let mut now = Instant::now();
+        let mut planner = planner(small, large, now);
+
+        for attempt in 0..4 {
+            assert!(planner.next_action(now).is_some());
+            planner.handle_dialed(large);
+            planner.handle_connected(large, now);
+            now += STABLE - NANO;
+            planner.handle_disconnected(large, now);
+            let wait = BACKOFF_MIN * 2u32.pow(attempt);
+            let next = planner.next_deadline().unwrap();
+            assert!(next >= now + wait * 4 / 5 && next <= now + wait * 6 / 5);
+            now = next;
+        }
     }
 
     #[test]
@@ -325,8 +370,8 @@ mod tests {
         let (small, large) = pair();
         let t0 = Instant::now();
         let mut planner = planner(small, large, t0);
-        planner.handle_connected(large);
-        planner.handle_connected(large);
+        planner.handle_connected(large, t0);
+        planner.handle_connected(large, t0);
 
         planner.handle_disconnected(large, t0);
 
@@ -354,7 +399,7 @@ mod tests {
             for event in events {
                 now += Duration::from_millis(70);
                 match event {
-                    0 => { planner.handle_connected(large); open += 1 }
+                    0 => { planner.handle_connected(large, now); open += 1 }
                     1 if open > 0 => { planner.handle_disconnected(large, now); open -= 1 }
                     2 => planner.handle_failed(large, now),
                     3 => planner.handle_wanted(large, now),

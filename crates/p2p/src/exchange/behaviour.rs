@@ -75,6 +75,9 @@ struct Entry {
     job: Arc<Job>,
     place: Place,
     attempts: u32,
+    /// What broke the last attempt of which something was sent. From then on the peer may have
+    /// acted, whatever becomes of the next.
+    broken: Option<io::Error>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,12 +101,13 @@ impl Behaviour {
         requests: mpsc::Sender<Request>,
     ) -> Self {
         Self {
-            context,
+            context: context.clone(),
             offered: protocols
                 .iter()
                 .map(|protocol| protocol.ids.clone())
                 .collect(),
             shared: Shared {
+                context,
                 protocols,
                 budget,
                 requests,
@@ -119,8 +123,9 @@ impl Behaviour {
         }
     }
 
-    fn handler(&self, peer: PeerId, connection: ConnectionId) -> Handler {
-        Handler::new(self.shared.clone(), self.offered.clone(), peer, connection)
+    fn handler(&self, peer: PeerId, connection: ConnectionId, path: &Multiaddr) -> Handler {
+        let (shared, offered) = (self.shared.clone(), self.offered.clone());
+        Handler::new(shared, offered, peer, connection, path)
     }
 }
 
@@ -133,20 +138,20 @@ impl NetworkBehaviour for Behaviour {
         connection: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        path: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, connection))
+        Ok(self.handler(peer, connection, path))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         connection: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        path: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, connection))
+        Ok(self.handler(peer, connection, path))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -186,7 +191,7 @@ impl NetworkBehaviour for Behaviour {
                 self.freed(peer, connection);
             }
             ToBehaviour::Broken(id, error) => {
-                self.on_broken(id, error);
+                self.on_broken(id, connection, error);
                 self.freed(peer, connection);
             }
             ToBehaviour::Rejected(id, cause) => {
@@ -255,6 +260,7 @@ impl Behaviour {
                         job,
                         place: Place::Queued,
                         attempts: 0,
+                        broken: None,
                     },
                 );
                 self.queues.entry((peer, slot)).or_default().push_back(id);
@@ -285,21 +291,22 @@ impl Behaviour {
         };
         let (peer, slot) = (entry.job.peer, entry.job.slot);
         if entry.job.by <= now {
-            let error = match entry.place {
-                Place::Handed(_) => Error::TimedOut {
-                    peer,
-                    step: entry.job.step(),
-                },
-                Place::Queued | Place::Resting => match self.context.why_not_connected(peer) {
-                    None if self.connections.contains_key(&peer) => Error::TimedOut {
-                        peer,
-                        step: entry.job.step(),
-                    },
-                    why => Error::NoPath {
-                        peer,
-                        why: why.map(Box::new),
-                    },
-                },
+            let step = entry.job.step();
+            let error = match (entry.place, entry.broken.take()) {
+                (Place::Handed(_), _) if entry.job.has_started() => Error::TimedOut { peer, step },
+                (_, Some(source)) => Error::Interrupted { peer, source },
+                (Place::Handed(_), None) => Error::TimedOut { peer, step },
+                (Place::Queued | Place::Resting, None) => {
+                    match self.context.why_not_connected(peer) {
+                        None if self.connections.contains_key(&peer) => {
+                            Error::TimedOut { peer, step }
+                        }
+                        why => Error::NoPath {
+                            peer,
+                            why: why.map(Box::new),
+                        },
+                    }
+                }
             };
             entry.job.finish(Err(error));
             // A handler still holds its place until it has seen that nobody waits.
@@ -314,7 +321,7 @@ impl Behaviour {
     }
 
     /// The handler could not open or finish a stream.
-    fn on_broken(&mut self, id: u64, error: io::Error) {
+    fn on_broken(&mut self, id: u64, connection: ConnectionId, error: io::Error) {
         let Some(entry) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -335,7 +342,10 @@ impl Behaviour {
             self.forget(id);
             return;
         }
-        tracing::debug!(%peer, %error, attempt = entry.attempts + 1, "request will be repeated");
+        tracing::debug!(%peer, %connection, %error, attempt = entry.attempts + 1, "request will be repeated");
+        if entry.job.has_started() {
+            entry.broken = Some(error);
+        }
         let wait = REPEAT_AFTER * 2u32.saturating_pow(entry.attempts.min(8));
         entry.attempts += 1;
         entry.place = Place::Resting;
@@ -368,7 +378,7 @@ impl Behaviour {
             if entry.job.is_finished() {
                 self.forget(id);
             } else if entry.job.has_started() {
-                self.on_broken(id, io::ErrorKind::ConnectionAborted.into());
+                self.on_broken(id, connection, io::ErrorKind::ConnectionAborted.into());
             } else {
                 entry.place = Place::Queued;
                 let queue = (peer, entry.job.slot);

@@ -15,7 +15,7 @@ use std::{
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use libp2p::{
-    InboundUpgrade, OutboundUpgrade, PeerId, Stream, StreamProtocol,
+    InboundUpgrade, Multiaddr, OutboundUpgrade, PeerId, Stream, StreamProtocol,
     core::UpgradeInfo,
     swarm::{
         ConnectionHandler, ConnectionHandlerEvent, ConnectionId, StreamUpgradeError,
@@ -30,12 +30,13 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout, timeout_at},
 };
+use tracing::{Instrument, Span};
 
 use super::{
     Budget, Done, Error, MAX_HANDED, MAX_READING, MAX_REFUSING, MAX_WAITING, Protocol, Rejection,
     Request, Shape, Slot, io, io::Sent, job::Job,
 };
-use crate::proto;
+use crate::{metrics::Attempt, p2p_context::P2PContext, proto};
 
 /// Negotiation of one stream; libp2p's default.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,6 +57,13 @@ pub struct Start {
     pub(super) ids: Vec<StreamProtocol>,
 }
 
+/// A stream that was asked for.
+pub struct Opening {
+    start: Start,
+    /// Measures, if anything is measured.
+    attempt: Option<Attempt>,
+}
+
 /// What the handler reports.
 #[derive(Debug)]
 pub enum ToBehaviour {
@@ -70,6 +78,7 @@ pub enum ToBehaviour {
 /// What all handlers of one behaviour share.
 #[derive(Debug, Clone)]
 pub(super) struct Shared {
+    pub(super) context: P2PContext,
     pub(super) protocols: Arc<[Protocol]>,
     pub(super) budget: Budget,
     pub(super) requests: mpsc::Sender<Request>,
@@ -80,6 +89,8 @@ pub struct Handler {
     shared: Shared,
     peer: PeerId,
     connection: ConnectionId,
+    /// Names the connection in what its streams log.
+    span: Span,
     /// Served ids per protocol.
     offered: Vec<Vec<StreamProtocol>>,
     /// What identify said on this connection; empty until then.
@@ -98,11 +109,13 @@ impl Handler {
         offered: Vec<Vec<StreamProtocol>>,
         peer: PeerId,
         connection: ConnectionId,
+        path: &Multiaddr,
     ) -> Self {
         Self {
             shared,
             peer,
             connection,
+            span: tracing::debug_span!("exchange", %peer, %connection, %path),
             offered,
             remote: HashSet::new(),
             pending_outbound: VecDeque::new(),
@@ -121,7 +134,7 @@ impl ConnectionHandler for Handler {
     type InboundProtocol = AnyOf;
     type OutboundProtocol = AnyOf;
     type InboundOpenInfo = ();
-    type OutboundOpenInfo = Arc<Job>;
+    type OutboundOpenInfo = Opening;
 
     fn listen_protocol(&self) -> SubstreamProtocol<AnyOf, ()> {
         SubstreamProtocol::new(AnyOf(self.offered.concat()), ())
@@ -138,7 +151,7 @@ impl ConnectionHandler for Handler {
         }
     }
 
-    fn on_connection_event(&mut self, event: ConnectionEvent<'_, AnyOf, AnyOf, (), Arc<Job>>) {
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, AnyOf, AnyOf, (), Opening>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
                 protocol: (id, stream),
@@ -149,7 +162,7 @@ impl ConnectionHandler for Handler {
                 info,
             }) => self.on_outbound(info, id, stream),
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
-                self.on_not_opened(&info, error);
+                self.on_not_opened(info.start, error);
             }
             ConnectionEvent::RemoteProtocolsChange(ProtocolsChange::Added(added)) => {
                 self.remote.extend(added.cloned());
@@ -166,7 +179,7 @@ impl ConnectionHandler for Handler {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<AnyOf, Arc<Job>, ToBehaviour>> {
+    ) -> Poll<ConnectionHandlerEvent<AnyOf, Opening, ToBehaviour>> {
         // 1. Outcomes, so that the places they held are free again.
         if let Some(event) = self.pending_events.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
@@ -182,9 +195,23 @@ impl ConnectionHandler for Handler {
                 ));
             }
             let left = job.by.saturating_duration_since(Instant::now());
-            let upgrade = AnyOf(self.newest_common(ids));
+            let ids = self.newest_common(ids);
+            let attempt = self
+                .shared
+                .context
+                .metrics_of(&self.peer)
+                .zip(ids.first())
+                .map(|(metrics, id)| metrics.attempt(self.peer, id.as_ref()));
+            let opening = Opening {
+                start: Start {
+                    job,
+                    ids: ids.clone(),
+                },
+                attempt,
+            };
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-                protocol: SubstreamProtocol::new(upgrade, job).with_timeout(OPEN_TIMEOUT.min(left)),
+                protocol: SubstreamProtocol::new(AnyOf(ids), opening)
+                    .with_timeout(OPEN_TIMEOUT.min(left)),
             });
         }
         // 3. Requests of the peer; each that ends makes room for one that waits.
@@ -219,31 +246,38 @@ impl Handler {
         }
     }
 
-    fn on_outbound(&mut self, job: Arc<Job>, id: StreamProtocol, stream: Stream) {
+    fn on_outbound(&mut self, opening: Opening, id: StreamProtocol, stream: Stream) {
+        let Opening { start, mut attempt } = opening;
         debug_assert!(
             self.outbound.len() < MAX_HANDED,
             "the behaviour hands no more over"
         );
-        let Some(protocol) = self.shared.protocols.get(job.slot.0).cloned() else {
+        let Some(protocol) = self.shared.protocols.get(start.job.slot.0).cloned() else {
             return;
         };
+        if let Some(attempt) = &mut attempt {
+            attempt.agreed(id.as_ref());
+        }
         let connection = self.connection;
-        self.outbound.push(Box::pin(async move {
-            send(job, protocol, id, connection, stream).await
-        }));
+        let send = async move {
+            let outcome = send(start, protocol, id, connection, stream).await;
+            drop(attempt);
+            outcome
+        };
+        self.outbound
+            .push(Box::pin(send.instrument(self.span.clone())));
     }
 
     fn on_not_opened(
         &mut self,
-        job: &Arc<Job>,
+        Start { job, ids }: Start,
         error: StreamUpgradeError<std::convert::Infallible>,
     ) {
         let event = match error {
             StreamUpgradeError::NegotiationFailed => {
-                let offered = self.offered.get(job.slot.0).cloned().unwrap_or_default();
                 job.finish(Err(Error::Unsupported {
                     peer: job.peer,
-                    offered,
+                    offered: ids,
                 }));
                 ToBehaviour::Finished(job.id)
             }
@@ -272,8 +306,9 @@ impl Handler {
         } else {
             if self.refusing.len() < MAX_REFUSING {
                 let protocol = self.shared.protocols[slot.0].clone();
+                let refuse = async move { io::refuse(stream, &protocol).await };
                 self.refusing
-                    .push(Box::pin(async move { io::refuse(stream, &protocol).await }));
+                    .push(Box::pin(refuse.instrument(self.span.clone())));
             }
             // One report for many: this queue must not grow by what the peer does.
             if self.pending_events.len() < MAX_REFUSING {
@@ -286,17 +321,19 @@ impl Handler {
     fn read(&mut self, slot: Slot, id: StreamProtocol, stream: Stream) {
         let shared = self.shared.clone();
         let (peer, connection) = (self.peer, self.connection);
-        self.inbound.push(Box::pin(async move {
+        let receive = async move {
             receive(shared, peer, connection, slot, id.clone(), stream)
                 .await
                 .map_err(|rejection| (id, rejection))
-        }));
+        };
+        self.inbound
+            .push(Box::pin(receive.instrument(self.span.clone())));
     }
 }
 
 /// One outbound request on its stream, until its end, its deadline or its cancellation.
 async fn send(
-    job: Arc<Job>,
+    Start { job, ids }: Start,
     protocol: Protocol,
     id: StreamProtocol,
     connection: ConnectionId,
@@ -317,10 +354,8 @@ async fn send(
             connection,
             elapsed: began.elapsed(),
         }),
-        Sent::Unsupported => Err(Error::Unsupported {
-            peer,
-            offered: vec![id],
-        }),
+        // Of several ids the last is taken to be served until the first read.
+        Sent::Unsupported => Err(Error::Unsupported { peer, offered: ids }),
         Sent::Refused => Err(Error::Refused { peer }),
         Sent::TooLong { len, max } => Err(Error::TooLong { peer, len, max }),
         Sent::Malformed(source) => Err(Error::Malformed { peer, source }),

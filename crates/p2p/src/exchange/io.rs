@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use bytes::Bytes;
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt};
 use libp2p::core::upgrade::NegotiationError;
 use tokio::time::timeout;
 
@@ -34,7 +34,13 @@ pub(super) enum Sent {
     TimedOut,
 }
 
-/// Writes a frame, closes our half, and reads the answer or the receiver's end.
+/// Writes a frame, reads the answer or the receiver's end, and closes.
+///
+/// Our half is closed last, for three reasons. yamux reads a reset as an end of the stream, and only
+/// an open half of ours tells the two apart. It answers a stream that is dropped half closed with
+/// nothing, so that the peer would not learn of a cancellation. And over QUIC closing after the
+/// receiver has stopped reading fails, and takes the answer with it. No receiver waits for the end:
+/// only the first frame of a stream counts (p2p spec, section 4.1).
 pub(super) async fn send<S>(
     mut stream: S,
     frame: &Frame,
@@ -46,21 +52,20 @@ where
 {
     on_step(Step::Writing);
     if let Err(error) = proto::write_frame(&mut stream, frame, protocol.write_timeout).await {
-        return failed(error);
+        return match error {
+            proto::Error::Io(error) => not_written(stream, error).await,
+            error => failed(error),
+        };
     }
     on_step(Step::Reading);
-    match timeout(protocol.write_timeout, stream.close()).await {
-        Ok(Ok(())) => {}
-        // The receiver may have closed already, which on QUIC is an error here; what it said
-        // before is what counts.
-        Ok(Err(error)) => tracing::trace!(%error, "half-close failed"),
-        Err(_) => return Sent::TimedOut,
-    }
-    match protocol.shape {
+    let sent = match protocol.shape {
         // The receiver ends its half once it has taken the frame. With lazy negotiation this is
         // also where an unsupported id shows.
         Shape::OneWay => match read_to_end(&mut stream).await {
-            Ok(()) => Sent::Answer(Bytes::new()),
+            Ok(()) => match reset(&mut stream) {
+                None => Sent::Answer(Bytes::new()),
+                Some(error) => Sent::Broken(error),
+            },
             Err(error) => failed(proto::Error::Io(error)),
         },
         Shape::RequestResponse => {
@@ -68,9 +73,42 @@ where
             let limit = Duration::from_secs(u32::MAX.into());
             match proto::read_body(&mut stream, protocol.max_frame, limit, &mut NoMeter).await {
                 Ok(body) => Sent::Answer(body),
+                Err(proto::Error::Empty) => match reset(&mut stream) {
+                    None => Sent::Refused,
+                    Some(error) => Sent::Broken(error),
+                },
                 Err(error) => failed(error),
             }
         }
+    };
+    if matches!(sent, Sent::Answer(_) | Sent::Refused) {
+        // All was said. The receiver may have gone, which on QUIC is an error here.
+        match timeout(protocol.write_timeout, stream.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::trace!(%error, "stream did not close cleanly"),
+            Err(_) => tracing::trace!("stream did not close in time"),
+        }
+    }
+    sent
+}
+
+/// With lazy negotiation a long frame meets the end of the stream while it is being written: a peer
+/// that serves no such id takes it for another proposal. What it said before is what counts.
+async fn not_written(mut stream: impl AsyncRead + Unpin, error: io::Error) -> Sent {
+    match timeout(LINGER, stream.read(&mut [0])).await {
+        Ok(Err(said)) if is_unsupported(&said) => Sent::Unsupported,
+        _ => Sent::Broken(error),
+    }
+}
+
+/// Whether the end of their half that was just read is that of the whole stream: then yamux takes
+/// nothing for it any more, not even nothing. QUIC reports a reset as such when it is read.
+fn reset(stream: &mut (impl AsyncWrite + Unpin)) -> Option<io::Error> {
+    match stream.write(&[]).now_or_never() {
+        Some(Err(error)) if error.kind() == io::ErrorKind::WriteZero => {
+            Some(io::Error::new(io::ErrorKind::ConnectionReset, error))
+        }
+        _ => None,
     }
 }
 
@@ -124,19 +162,10 @@ pub(super) async fn refuse<S>(mut stream: S, protocol: &Protocol)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut scratch = [0; 4096];
-    let mut left = protocol.max_frame;
-    let drop_all = async {
-        while left > 0 {
-            match stream.read(&mut scratch).await {
-                Ok(0) | Err(_) => break,
-                Ok(read) => left = left.saturating_sub(read),
-            }
-        }
-    };
     // A peer that does not finish is reset, which is what the bound is for.
-    if timeout(protocol.read_timeout, drop_all).await.is_ok() {
-        finish(&mut stream).await;
+    match proto::skip_body(&mut stream, protocol.max_frame, protocol.read_timeout).await {
+        Ok(()) => finish(&mut stream).await,
+        Err(error) => tracing::trace!(%error, "refused stream is reset"),
     }
 }
 

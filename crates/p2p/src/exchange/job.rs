@@ -38,7 +38,7 @@ pub(super) enum Command {
 }
 
 /// One request. Behaviour and handler share it, so that none is lost with a connection.
-pub struct Job {
+pub(super) struct Job {
     pub(super) id: u64,
     pub(super) peer: PeerId,
     pub(super) slot: Slot,

@@ -1,0 +1,443 @@
+//! Reading within one directory, and writing that never replaces and never leaves a part.
+//!
+//! - **Bounds:** a read stops at its limit; only regular files are opened.
+//! - **Symlinks** are followed as long as they stay in the directory, as those of mounted secrets do.
+//!   Whoever can change the directory while it is read could replace its files as well.
+//! - **Restart:** a file appears whole, with its final mode, or not at all. A crash while writing
+//!   leaves at most names that start with a dot and end with `.tmp`.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use rand::Rng;
+use zeroize::Zeroizing;
+
+/// Why a file was not read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no file.
+    #[error("{} does not exist", path.display())]
+    Missing {
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// There is something, and it could not be read.
+    #[error("cannot read {}; check its owner and mode", path.display())]
+    Unreadable {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory, a pipe or the like.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// What it is about.
+        path: PathBuf,
+    },
+    /// Longer than any such file.
+    #[error("{} is longer than {limit} bytes", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// How many bytes are read at most.
+        limit: usize,
+    },
+    /// A symlink out of the directory.
+    #[error("{} leads out of its directory and is not followed", path.display())]
+    Outside {
+        /// The link.
+        path: PathBuf,
+    },
+    /// More entries than any such directory has.
+    #[error("{} has more than {limit} entries", path.display())]
+    TooMany {
+        /// The directory.
+        path: PathBuf,
+        /// How many are looked at.
+        limit: usize,
+    },
+    /// Something is at the path already; it was not touched.
+    #[error("{} exists and is never overwritten", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A directory that must be empty is not; it was not touched.
+    #[error("{} is not empty; move its content away", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Nothing was written.
+    #[error("cannot write {}; check the directory's owner, mode and free space", path.display())]
+    Unwritable {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+pub(crate) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| match source.kind() {
+        io::ErrorKind::NotFound => Error::Missing { path },
+        _ => Error::Unreadable { path, source },
+    }
+}
+
+fn unwritable(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| match source.kind() {
+        io::ErrorKind::AlreadyExists => Error::Exists { path },
+        _ => Error::Unwritable { path, source },
+    }
+}
+
+/// A directory that reads do not leave.
+pub(crate) struct Directory {
+    path: PathBuf,
+    canonical: PathBuf,
+}
+
+impl Directory {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let canonical = fs::canonicalize(path).map_err(unreadable(path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            canonical,
+        })
+    }
+
+    /// Names in order, at most `limit`. Names that are not UTF-8 are none of ours.
+    pub(crate) fn names(&self, limit: usize) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.canonical).map_err(unreadable(&self.path))? {
+            let entry = entry.map_err(unreadable(&self.path))?;
+            if names.len() == limit {
+                return Err(Error::TooMany {
+                    path: self.path.clone(),
+                    limit,
+                });
+            }
+            if let Ok(name) = entry.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Reads a file of the directory, given by its path below it.
+    pub(crate) fn read(&self, below: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
+        let path = self.path.join(below);
+        let resolved = fs::canonicalize(&path).map_err(unreadable(&path))?;
+        if !resolved.starts_with(&self.canonical) {
+            return Err(Error::Outside { path });
+        }
+        read_resolved(&path, &resolved, limit)
+    }
+}
+
+/// Reads a file wherever it is.
+pub(crate) fn read(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
+    read_resolved(path, path, limit)
+}
+
+fn read_resolved(path: &Path, resolved: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
+    // Asked before the file is opened: opening a pipe waits for a writer.
+    let metadata = fs::metadata(resolved).map_err(unreadable(path))?;
+    if !metadata.is_file() {
+        return Err(Error::NotAFile {
+            path: path.to_owned(),
+        });
+    }
+    let expected = usize::try_from(metadata.len()).unwrap_or(limit);
+    // Of full capacity from the start: growing would leave copies of secrets behind.
+    let mut content = Zeroizing::new(Vec::with_capacity(expected.min(limit) + 1));
+    let file = File::open(resolved).map_err(unreadable(path))?;
+    file.take(limit as u64 + 1)
+        .read_to_end(&mut content)
+        .map_err(unreadable(path))?;
+    if content.len() > limit {
+        return Err(Error::TooLong {
+            path: path.to_owned(),
+            limit,
+        });
+    }
+    Ok(content)
+}
+
+/// Writes a file where nothing is yet. The directory still has to be synced.
+pub(crate) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let write = || {
+        let temp = TempFile::create(path, content, mode)?;
+        // A link, unlike a rename, fails when the name is taken.
+        fs::hard_link(&temp.path, path)
+    };
+    write().map_err(unwritable(path))
+}
+
+/// Writes a file, in place of one that may be there.
+pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let write = || {
+        let temp = TempFile::create(path, content, mode)?;
+        fs::rename(&temp.path, path)?;
+        sync_dir(&parent(path))
+    };
+    write().map_err(unwritable(path))
+}
+
+/// Makes new names survive a power cut. Only Unix lets a directory be opened for that.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        File::open(dir)?.sync_all()
+    } else {
+        Ok(())
+    }
+}
+
+pub(crate) fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// A name beside `path` that nobody else chose.
+fn temp_name(path: &Path) -> io::Result<PathBuf> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
+    name.push(format!(".{:016x}.tmp", rand::rng().next_u64()));
+    Ok(parent(path).join(name))
+}
+
+/// A synced file that is removed when dropped.
+struct TempFile {
+    path: PathBuf,
+}
+
+impl TempFile {
+    /// `mode` may be read-only: it does not hold for the handle that creates the file.
+    fn create(target: &Path, content: &[u8], mode: u32) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+        #[cfg(not(unix))]
+        let _ = mode;
+        let path = temp_name(target)?;
+        let mut file = options.open(&path)?;
+        let temp = Self { path };
+        file.write_all(content)?;
+        file.sync_all()?;
+        Ok(temp)
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        // What is left if this fails is named in the module doc. After a rename there is nothing.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Files that belong together: dropped before [`keep`](Self::keep), none of them stays.
+#[derive(Default)]
+pub(crate) struct NewFiles(Vec<PathBuf>);
+
+impl NewFiles {
+    pub(crate) fn add(&mut self, path: PathBuf) {
+        self.0.push(path);
+    }
+
+    /// Syncs their directory; from here on they stay.
+    pub(crate) fn keep(mut self, dir: &Path) -> Result<Vec<PathBuf>> {
+        sync_dir(dir).map_err(unwritable(dir))?;
+        Ok(std::mem::take(&mut self.0))
+    }
+}
+
+impl Drop for NewFiles {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// A directory that appears with all its files or not at all.
+///
+/// An empty one that is there already, perhaps a mount point, is filled in place; then a crash may
+/// leave a part of the files, a failure does not.
+pub(crate) struct NewDirectory {
+    target: PathBuf,
+    /// Where the files are written: beside the target, or the target itself.
+    work: PathBuf,
+    files: NewFiles,
+}
+
+impl NewDirectory {
+    pub(crate) fn create(target: &Path) -> Result<Self> {
+        let work = match fs::read_dir(target) {
+            Ok(mut entries) => {
+                if entries.next().is_some() {
+                    return Err(Error::NotEmpty {
+                        path: target.to_owned(),
+                    });
+                }
+                target.to_owned()
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let create = || {
+                    let temp = temp_name(target)?;
+                    fs::create_dir(&temp)?;
+                    Ok(temp)
+                };
+                create().map_err(unwritable(target))?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(Error::Exists {
+                    path: target.to_owned(),
+                });
+            }
+            Err(error) => return Err(unreadable(target)(error)),
+        };
+        Ok(Self {
+            target: target.to_owned(),
+            work,
+            files: NewFiles::default(),
+        })
+    }
+
+    /// Where to write; the final path is another.
+    pub(crate) fn work(&self) -> &Path {
+        &self.work
+    }
+
+    /// Takes charge of files that were written there.
+    pub(crate) fn add(&mut self, names: impl IntoIterator<Item = String>) {
+        for name in names {
+            self.files.add(self.work.join(name));
+        }
+    }
+
+    pub(crate) fn keep(mut self) -> Result<()> {
+        std::mem::take(&mut self.files).keep(&self.work)?;
+        if self.work != self.target {
+            let publish = || {
+                fs::rename(&self.work, &self.target)?;
+                sync_dir(&parent(&self.target))
+            };
+            publish().map_err(|error| match error.kind() {
+                io::ErrorKind::DirectoryNotEmpty => Error::NotEmpty {
+                    path: self.target.clone(),
+                },
+                _ => unwritable(&self.target)(error),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for NewDirectory {
+    fn drop(&mut self) {
+        if self.work != self.target {
+            // After a rename there is nothing here.
+            let _ = fs::remove_dir_all(&self.work);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        Directory::open(dir).unwrap().names(10).unwrap()
+    }
+
+    fn begun(target: &Path) -> NewDirectory {
+        let mut new = NewDirectory::create(target).unwrap();
+        write_new(&new.work().join("a"), b"a", 0o444).unwrap();
+        new.add(["a".to_owned()]);
+        new
+    }
+
+    #[test]
+    fn directory_appears_when_it_is_kept_and_not_before() {
+        let scratch = tempfile::tempdir().unwrap();
+        let target = scratch.path().join("new");
+
+        let new = begun(&target);
+        assert!(!target.exists());
+        new.keep().unwrap();
+
+        assert_eq!(names(scratch.path()), ["new"]);
+        assert_eq!(names(&target), ["a"]);
+    }
+
+    #[test]
+    fn directory_that_is_given_up_leaves_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        drop(begun(&scratch.path().join("new")));
+        assert!(names(scratch.path()).is_empty());
+
+        // One that was there stays, empty.
+        let target = scratch.path().join("old");
+        fs::create_dir(&target).unwrap();
+        drop(begun(&target));
+        assert_eq!(names(scratch.path()), ["old"]);
+        assert!(names(&target).is_empty());
+    }
+
+    #[test]
+    fn directory_that_another_filled_meanwhile_is_not_touched() {
+        let scratch = tempfile::tempdir().unwrap();
+        let target = scratch.path().join("new");
+        let new = begun(&target);
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("theirs"), "").unwrap();
+
+        let error = new.keep().unwrap_err();
+
+        assert!(matches!(error, Error::NotEmpty { path } if path == target));
+        assert_eq!(names(scratch.path()), ["new"]);
+        assert_eq!(names(&target), ["theirs"]);
+    }
+
+    #[test]
+    fn entries_are_counted_up_to_the_limit() {
+        let scratch = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(scratch.path().join(name), "").unwrap();
+        }
+        let dir = Directory::open(scratch.path()).unwrap();
+
+        assert_eq!(dir.names(3).unwrap(), ["a", "b", "c"]);
+        assert!(matches!(dir.names(2), Err(Error::TooMany { limit: 2, .. })));
+    }
+
+    #[test]
+    fn file_is_read_up_to_its_limit() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("a");
+        fs::write(&path, "abc").unwrap();
+
+        assert_eq!(read(&path, 3).unwrap().as_slice(), b"abc");
+        assert!(matches!(
+            read(&path, 2),
+            Err(Error::TooLong { limit: 2, .. })
+        ));
+    }
+}

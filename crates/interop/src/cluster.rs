@@ -1,0 +1,246 @@
+//! A cluster that Charon made, and those of its nodes that Charon runs.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use libp2p::{Multiaddr, multiaddr::Protocol};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    http::{self, HttpError},
+    metrics::Samples,
+    process::{Process, ProcessError},
+};
+
+/// How long a command of Charon's may take that only writes files.
+const COMMAND: Duration = Duration::from_secs(60);
+/// How long a process may take until it answers. Charon starts within two seconds on an idle
+/// machine.
+const START: Duration = Duration::from_secs(60);
+/// How often another process is asked for something that it does not announce.
+const LOOK: Duration = Duration::from_millis(200);
+/// Any address will do: nothing is ever withdrawn.
+const ETHEREUM_ADDRESS: &str = "0x1111111111111111111111111111111111111111";
+
+/// Why a cluster does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClusterError {
+    /// A Charon failed.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// No place for files or no free port.
+    #[error("no place for the cluster's files or ports")]
+    Io(#[from] io::Error),
+    /// A Charon does not answer.
+    #[error("a Charon does not answer; its log ends:\n{log}")]
+    Silent {
+        /// What was asked.
+        #[source]
+        source: HttpError,
+        /// The end of its log.
+        log: String,
+    },
+}
+
+/// The files of a cluster, in a folder that goes with it.
+#[derive(Debug)]
+pub struct Cluster {
+    binary: PathBuf,
+    dir: TempDir,
+}
+
+/// A relay of Charon's.
+#[derive(Debug)]
+pub struct Relay {
+    /// Where its HTTP page is, as flags take it.
+    pub url: String,
+    _process: Process,
+}
+
+/// A node that Charon runs.
+#[derive(Debug)]
+pub struct Running {
+    /// Where its TCP port is.
+    pub address: Multiaddr,
+    monitoring: SocketAddr,
+    process: Process,
+}
+
+impl Cluster {
+    /// Has a Charon make a cluster, with keys that need no time.
+    pub async fn create(
+        binary: &Path,
+        nodes: usize,
+        validators: usize,
+    ) -> Result<Self, ClusterError> {
+        let dir = tempfile::tempdir()?;
+        let args = [
+            "create",
+            "cluster",
+            "--name=interop",
+            "--network=hoodi",
+            "--insecure-keys",
+            &format!("--nodes={nodes}"),
+            &format!("--num-validators={validators}"),
+            &format!("--withdrawal-addresses={ETHEREUM_ADDRESS}"),
+            &format!("--fee-recipient-addresses={ETHEREUM_ADDRESS}"),
+            &format!("--cluster-dir={}", dir.path().join("cluster").display()),
+        ]
+        .map(str::to_owned);
+        Process::finish(binary, &args, dir.path().join("create.log"), COMMAND).await?;
+        Ok(Self {
+            binary: binary.to_owned(),
+            dir,
+        })
+    }
+
+    /// The folder of one node.
+    pub fn node(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("cluster/node{index}"))
+    }
+
+    /// The lock, as one node has it.
+    pub fn lock(&self, index: usize) -> PathBuf {
+        self.node(index).join("cluster-lock.json")
+    }
+
+    /// The identity key of one node.
+    pub fn key(&self, index: usize) -> PathBuf {
+        self.node(index).join("charon-enr-private-key")
+    }
+
+    /// Starts a relay.
+    pub async fn relay(&self) -> Result<Relay, ClusterError> {
+        let [http, tcp] = ports()?;
+        let data = self.dir.path().join("relay");
+        fs::create_dir_all(&data)?;
+        let args = [
+            "relay",
+            "--auto-p2pkey",
+            "--p2p-relays=",
+            "--p2p-external-ip=127.0.0.1",
+            "--p2p-advertise-private-addresses",
+            &format!("--data-dir={}", data.display()),
+            &format!("--http-address=127.0.0.1:{http}"),
+            &format!("--p2p-tcp-address=127.0.0.1:{tcp}"),
+        ]
+        .map(str::to_owned);
+        let process = Process::start(&self.binary, &args, self.dir.path().join("relay.log"))?;
+        let address = SocketAddr::from(([127, 0, 0, 1], http));
+        answers(&process, address, "/").await?;
+        Ok(Relay {
+            url: format!("http://{address}"),
+            _process: process,
+        })
+    }
+
+    /// Starts one node; it signs duties of a simulated chain with slots of a second.
+    pub async fn run(&self, index: usize, relay: &Relay) -> Result<Running, ClusterError> {
+        let [tcp, monitoring, validator_api] = ports()?;
+        let keys = self.node(index).join("validator_keys");
+        let args = [
+            "run",
+            "--simnet-beacon-mock",
+            "--simnet-validator-mock",
+            "--simnet-slot-duration=1s",
+            "--log-level=debug",
+            "--log-format=logfmt",
+            &format!("--private-key-file={}", self.key(index).display()),
+            &format!("--lock-file={}", self.lock(index).display()),
+            &format!("--simnet-validator-keys-dir={}", keys.display()),
+            &format!("--p2p-relays={}", relay.url),
+            &format!("--p2p-tcp-address=127.0.0.1:{tcp}"),
+            &format!("--monitoring-address=127.0.0.1:{monitoring}"),
+            &format!("--validator-api-address=127.0.0.1:{validator_api}"),
+        ]
+        .map(str::to_owned);
+        let log = self.dir.path().join(format!("node{index}.log"));
+        let process = Process::start(&self.binary, &args, log)?;
+        let monitoring = SocketAddr::from(([127, 0, 0, 1], monitoring));
+        answers(&process, monitoring, "/livez").await?;
+        Ok(Running {
+            address: Multiaddr::empty()
+                .with(Protocol::Ip4([127, 0, 0, 1].into()))
+                .with(Protocol::Tcp(tcp)),
+            monitoring,
+            process,
+        })
+    }
+}
+
+impl Running {
+    /// What it measures.
+    pub async fn metrics(&self) -> Result<Samples, HttpError> {
+        Ok(Samples::parse(
+            &http::get(self.monitoring, "/metrics").await?,
+        ))
+    }
+
+    /// Looks at its metrics until something is so, and gives that.
+    ///
+    /// # Errors
+    ///
+    /// The last page, if it did not become so in time.
+    pub async fn until<T>(
+        &self,
+        limit: Duration,
+        is_so: impl Fn(&Samples) -> Option<T>,
+    ) -> Result<T, Option<Samples>> {
+        let by = Instant::now() + limit;
+        loop {
+            let page = self.metrics().await.ok();
+            if let Some(found) = page.as_ref().and_then(&is_so) {
+                return Ok(found);
+            }
+            if Instant::now() >= by {
+                return Err(page);
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// The end of its log.
+    pub fn tail(&self) -> String {
+        self.process.tail()
+    }
+
+    /// Ends it.
+    pub async fn stop(self) {
+        self.process.stop().await;
+    }
+}
+
+/// Waits until a page can be read.
+async fn answers(process: &Process, address: SocketAddr, path: &str) -> Result<(), ClusterError> {
+    let by = Instant::now() + START;
+    loop {
+        match http::get(address, path).await {
+            Ok(_) => return Ok(()),
+            Err(_) if Instant::now() < by => sleep(LOOK).await,
+            Err(source) => {
+                return Err(ClusterError::Silent {
+                    source,
+                    log: process.tail(),
+                });
+            }
+        }
+    }
+}
+
+/// Ports that are free now. All are held until all are chosen, so that they differ.
+fn ports<const N: usize>() -> io::Result<[u16; N]> {
+    let mut listeners = Vec::with_capacity(N);
+    let mut ports = [0; N];
+    for port in &mut ports {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        *port = listener.local_addr()?.port();
+        listeners.push(listener);
+    }
+    Ok(ports)
+}

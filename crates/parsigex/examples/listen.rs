@@ -1,0 +1,348 @@
+//! Joins a cluster as one of its members and prints each partial signature that the others send.
+//!
+//!     cargo run --release -p pluto-parsigex --example listen -- \
+//!         --lock node0/cluster-lock.json --key node0/charon-enr-private-key \
+//!         --peer /ip4/127.0.0.1/tcp/3610/p2p/16Uiu2HAm… [--count 10]
+//!
+//! Signatures go to standard output, everything else to standard error. Ends with 0 after `--count`
+//! signatures or Ctrl-C, with 1 when a file is wrong, with 2 when an argument is. The member whose
+//! key it uses must not run elsewhere meanwhile.
+
+use std::{
+    error::Error,
+    io::{self, Write},
+    num::NonZeroU64,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Parser;
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, PeerId,
+    identity::{self, Keypair},
+    multiaddr::Protocol,
+    swarm::SwarmEvent,
+};
+use pluto_cluster::Lock;
+use pluto_core::{Duty, ParSignedData, PubKey, ShareIdx, signing::Forks};
+use pluto_crypto::{k1, keyfile};
+use pluto_p2p::{
+    Node, NodeConfig, NodeError, P2PContext, behaviours::pluto::PlutoBehaviourEvent,
+    exchange::Budget,
+};
+use pluto_parsigex::{BlsVerifier, Event, Members, Received, Unverified, Verifier, VerifyError};
+use tokio_util::sync::CancellationToken;
+
+/// How often it says why peers are not connected, while they are not.
+const WHY_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Prints the partial signatures that the members of a cluster send.
+#[derive(Debug, Parser)]
+pub(crate) struct Args {
+    /// The cluster's `cluster-lock.json`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) lock: PathBuf,
+    /// The private key of the member to be, as in `charon-enr-private-key`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// Where members are; each address ends in `/p2p/` and the member's peer id.
+    #[arg(long, value_name = "MULTIADDR", num_args = 1.., required = true, value_parser = place)]
+    pub(crate) peer: Vec<(PeerId, Multiaddr)>,
+    /// Ends after so many signatures.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+}
+
+/// Why it could not listen.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ListenError {
+    #[error(transparent)]
+    Lock(#[from] pluto_cluster::ReadError),
+    #[error(transparent)]
+    Key(#[from] keyfile::Error),
+    #[error("{} is not the key of an operator in {}: use both of one node", key.display(), lock.display())]
+    NotAnOperator { key: PathBuf, lock: PathBuf },
+    #[error("the identity of an operator cannot be used")]
+    Identity(#[from] identity::DecodingError),
+    #[error("the identity of an operator is no peer id")]
+    PeerId(#[from] identity::ParseError),
+    #[error("--peer {peer} is no operator in {}: the lock of another cluster?", lock.display())]
+    Stranger { peer: PeerId, lock: PathBuf },
+    #[error("--peer {peer} is the member whose key is used: give the others")]
+    Itself { peer: PeerId },
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("cannot write")]
+    Write(#[from] io::Error),
+}
+
+impl ListenError {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Stranger { .. } | Self::Itself { .. } => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Why text is no place of a peer.
+#[derive(Debug, thiserror::Error)]
+enum PlaceError {
+    #[error("it is no multiaddr")]
+    Address(#[from] libp2p::multiaddr::Error),
+    #[error("it does not end in /p2p/<peer id>: without it nobody could tell who answers there")]
+    NoPeerId,
+}
+
+fn place(text: &str) -> Result<(PeerId, Multiaddr), PlaceError> {
+    let mut address: Multiaddr = text.parse()?;
+    match address.pop() {
+        Some(Protocol::P2p(peer)) => Ok((peer, address)),
+        _ => Err(PlaceError::NoPeerId),
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let stop = async {
+        // Without a handler nobody can stop it this way; then it is not stopped this way.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    match listen(args, stop, &mut io::stdout(), &mut io::stderr()).await {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("error: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                eprint!(": {cause}");
+                source = cause.source();
+            }
+            eprintln!();
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Prints until there are enough or it is stopped; gives how many there were.
+pub(crate) async fn listen(
+    args: Args,
+    stop: impl Future<Output = ()>,
+    out: &mut (impl Write + Send),
+    notes: &mut (impl Write + Send),
+) -> Result<u64, ListenError> {
+    let lock = Lock::read(&args.lock)?;
+    let key = keypair(&keyfile::load(&args.key)?)?;
+    let members = members(&lock)?;
+    let local = key.public().to_peer_id();
+    let Some(share_idx) = members.share_idx(&local) else {
+        let Args { key, lock, .. } = args;
+        return Err(ListenError::NotAnOperator { key, lock });
+    };
+    let config = NodeConfig::new(key);
+    for (peer, _) in &args.peer {
+        let peer = *peer;
+        if peer == local {
+            return Err(ListenError::Itself { peer });
+        }
+        let Some(_) = members.share_idx(&peer) else {
+            let lock = args.lock;
+            return Err(ListenError::Stranger { peer, lock });
+        };
+        let places = args.peer.iter().filter(|(other, _)| *other == peer);
+        config
+            .book
+            .set(peer, places.map(|(_, address)| address.clone()).collect());
+    }
+
+    let network = network(lock.fork_version());
+    let checked = match &network {
+        Some((name, _)) => format!("signatures are verified for {name}"),
+        None => "its network is not known here: signatures are NOT verified".to_owned(),
+    };
+    writeln!(
+        notes,
+        "{local} is share {share_idx} of {} in cluster \"{}\"; {checked}",
+        lock.operators().len(),
+        lock.name(),
+    )?;
+    let verifier = Check(network.map(|(_, forks)| BlsVerifier::new(forks, shares(&lock))));
+
+    let context = P2PContext::new(members.peers());
+    let (mut node, mut received) = Node::new(config, context.clone(), |builder| {
+        let (context, local) = (builder.p2p_context(), builder.local_peer_id());
+        // Nothing is sent, so the handle goes.
+        let (behaviour, _, received) =
+            pluto_parsigex::new(context, local, members, verifier, Budget::default());
+        Ok::<_, std::convert::Infallible>((behaviour, received))
+    })?;
+
+    let mut why = tokio::time::interval(WHY_INTERVAL);
+    why.reset();
+    let mut stop = std::pin::pin!(stop);
+    let mut count = 0;
+    while args.count.is_none_or(|enough| count < enough) {
+        tokio::select! {
+            () = &mut stop => break,
+            Some(received) = received.recv() => {
+                for (pubkey, _) in received.message.set.iter() {
+                    if args.count.is_none_or(|enough| count < enough) {
+                        print(out, &received, pubkey)?;
+                        count += 1;
+                    }
+                }
+            }
+            // Polling the node is what makes it run.
+            Some(event) = node.next() => match event {
+                SwarmEvent::Behaviour(PlutoBehaviourEvent::Inner(event)) => note(notes, &event)?,
+                SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+                    writeln!(notes, "connected to {peer_id} at {}", endpoint.get_remote_address())?;
+                }
+                _ => {}
+            },
+            _ = why.tick() => {
+                for (peer, _) in &args.peer {
+                    if let Some(why) = context.why_not_connected(*peer) {
+                        writeln!(notes, "{why}")?;
+                    }
+                }
+            }
+        }
+    }
+    node.control().shutdown();
+    node.run(CancellationToken::new()).await;
+    writeln!(notes, "{count} partial signatures received")?;
+    Ok(count)
+}
+
+fn print(out: &mut impl Write, received: &Received, validator: &PubKey) -> io::Result<()> {
+    let Duty { slot, kind } = received.message.duty;
+    let (validator, share_idx, peer) = (validator.short(), received.share_idx, received.peer);
+    writeln!(
+        out,
+        "slot {slot} {kind} validator {validator} share {share_idx} peer {peer}"
+    )
+}
+
+/// What was sent in vain.
+fn note(notes: &mut impl Write, event: &Event) -> io::Result<()> {
+    match event {
+        Event::Refused {
+            peer, duty, cause, ..
+        } => {
+            let duty = duty.map_or_else(|| "a message".to_owned(), |duty| duty.to_string());
+            write!(notes, "refused: {duty} from {peer}: {cause}")?;
+            let mut source = cause.source();
+            while let Some(cause) = source {
+                write!(notes, ": {cause}")?;
+                source = cause.source();
+            }
+            writeln!(notes)
+        }
+        Event::Rejected { peer, cause, .. } => writeln!(notes, "not read: from {peer}: {cause}"),
+        _ => Ok(()),
+    }
+}
+
+/// Verifies where the network is known.
+struct Check(Option<BlsVerifier>);
+
+impl Verifier for Check {
+    fn verify(&self, duty: Duty, entries: &[(PubKey, ParSignedData)]) -> Result<(), VerifyError> {
+        match &self.0 {
+            Some(verifier) => verifier.verify(duty, entries),
+            None => Unverified.verify(duty, entries),
+        }
+    }
+}
+
+fn members(lock: &Lock) -> Result<Members, ListenError> {
+    let members = lock.operators().iter().map(|operator| {
+        let peer = PeerId::from_bytes(&operator.peer_id)?;
+        Ok((peer, operator.idx.share_idx()))
+    });
+    Ok(Members::new(
+        members.collect::<Result<Vec<_>, ListenError>>()?,
+    ))
+}
+
+type Shares = std::collections::BTreeMap<ShareIdx, pluto_crypto::bls::PublicKey>;
+
+fn shares(lock: &Lock) -> impl Iterator<Item = (PubKey, Shares)> {
+    lock.validators().iter().map(|validator| {
+        let operators = lock
+            .operators()
+            .iter()
+            .map(|operator| operator.idx.share_idx());
+        let shares = operators.zip(validator.public_shares.iter().copied());
+        (validator.pubkey, shares.collect())
+    })
+}
+
+fn keypair(key: &k1::SecretKey) -> Result<Keypair, identity::DecodingError> {
+    let mut bytes = key.expose_bytes();
+    let secret = identity::secp256k1::SecretKey::try_from_bytes(&mut *bytes)?;
+    Ok(identity::secp256k1::Keypair::from(secret).into())
+}
+
+/// The name and fork schedule of a public network, by its genesis fork version: facts of the
+/// networks' own configurations (github.com/eth-clients).
+pub(crate) fn network(genesis_version: [u8; 4]) -> Option<(&'static str, Forks)> {
+    let mainnet = |n| [n, 0, 0, 0];
+    let sepolia = |n| [0x90, 0, 0, n];
+    let hoodi = |n| [n, 0, 0x09, 0x10];
+    // Altair, Bellatrix, Capella, Deneb, Electra, Fulu.
+    let (name, root, capella, schedule) = match genesis_version {
+        [0, 0, 0, 0] => (
+            "mainnet",
+            "4b363db94e286120d76eb905340fdd4e54bfe9f06bf33ff6cf5ad27f511bfe95",
+            mainnet(3),
+            vec![
+                (74_240, mainnet(1)),
+                (144_896, mainnet(2)),
+                (194_048, mainnet(3)),
+                (269_568, mainnet(4)),
+                (364_032, mainnet(5)),
+                (411_392, mainnet(6)),
+            ],
+        ),
+        [0x90, 0, 0, 0x69] => (
+            "sepolia",
+            "d8ea171f3c94aea21ebc42a1ed61052acf3f9209c00e4efbaaddac09ed9b8078",
+            sepolia(0x72),
+            vec![
+                (50, sepolia(0x70)),
+                (100, sepolia(0x71)),
+                (56_832, sepolia(0x72)),
+                (132_608, sepolia(0x73)),
+                (222_464, sepolia(0x74)),
+                (272_640, sepolia(0x75)),
+            ],
+        ),
+        [0x10, 0, 0x09, 0x10] => (
+            "hoodi",
+            "212f13fc4df078b6cb7db228f1c8307566dcecf900867401a92023d7ba99cb5f",
+            hoodi(0x40),
+            vec![
+                (0, hoodi(0x50)),
+                (2_048, hoodi(0x60)),
+                (50_688, hoodi(0x70)),
+            ],
+        ),
+        _ => return None,
+    };
+    let mut genesis_validators_root = [0; 32];
+    hex::decode_to_slice(root, &mut genesis_validators_root).ok()?;
+    let forks = Forks {
+        genesis_version,
+        genesis_validators_root,
+        schedule,
+        exit_version: Some(capella),
+        slots_per_epoch: NonZeroU64::new(32)?,
+    };
+    Some((name, forks))
+}
