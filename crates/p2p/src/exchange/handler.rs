@@ -9,7 +9,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -101,7 +101,6 @@ pub struct Handler {
     inbound: FuturesUnordered<BoxFuture<'static, Result<(), (StreamProtocol, Rejection)>>>,
     refusing: FuturesUnordered<BoxFuture<'static, ()>>,
     pending_events: VecDeque<ToBehaviour>,
-    waker: Option<Waker>,
 }
 
 impl Handler {
@@ -125,7 +124,6 @@ impl Handler {
             inbound: FuturesUnordered::new(),
             refusing: FuturesUnordered::new(),
             pending_events: VecDeque::new(),
-            waker: None,
         }
     }
 }
@@ -151,7 +149,6 @@ impl ConnectionHandler for Handler {
                 }
             }
         }
-        self.wake();
     }
 
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, AnyOf, AnyOf, (), Opening>) {
@@ -177,7 +174,6 @@ impl ConnectionHandler for Handler {
             }
             _ => {}
         }
-        self.wake();
     }
 
     fn poll(
@@ -236,7 +232,6 @@ impl ConnectionHandler for Handler {
             }
         }
         while let Poll::Ready(Some(())) = self.refusing.poll_next_unpin(cx) {}
-        self.waker = Some(cx.waker().clone());
         Poll::Pending
     }
 }
@@ -333,12 +328,6 @@ impl Handler {
         };
         self.inbound
             .push(Box::pin(receive.instrument(self.span.clone())));
-    }
-
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
     }
 }
 
