@@ -3,9 +3,10 @@
 //! Ours: a call of the exchange's handle until it resolves; on the other side the request comes out
 //! of the inbound channel and is answered there.
 //!
-//! Baseline: the same frames by hand over `libp2p-stream` in swarms with nothing else: open a
-//! stream, write, read, close. Once as libp2p negotiates unless it is told otherwise, and once
-//! lazily as we do, which saves a round trip. Same runtime, same process, in turns.
+//! Baseline: the same frames by hand over `libp2p-stream`, a bare stream behaviour: open a stream,
+//! write, read, close. Once as the inner behaviour of such nodes as ours, so that only the exchange
+//! differs; and in swarms with nothing else, once as libp2p negotiates unless it is told otherwise,
+//! once lazily as we do, which saves a round trip. Same runtime, same process, in turns.
 
 #![allow(
     clippy::unwrap_used,
@@ -49,21 +50,25 @@ fn main() {
             "what",
             "transport",
             "ours",
-            "bare stream",
+            "bare stream in such a node",
             "ratio",
-            "bare stream, lazy as ours",
+            "bare stream in a bare swarm",
+            "ratio",
+            "the same, lazy as ours",
             "ratio",
         ],
     );
     for (transport, listen) in [("TCP", TCP), ("QUIC", QUIC)] {
         let ours = runtime.block_on(Ours::start(listen));
+        let same = runtime.block_on(Bare::start_in_nodes(listen));
         let bare = runtime.block_on(Bare::start(listen, Version::V1));
         let lazy = runtime.block_on(Bare::start(listen, Version::V1Lazy));
         for (slot, (what, _, _)) in SHAPES.into_iter().enumerate() {
-            let [ours, bare, lazy] = in_turns(
+            let [ours, same, bare, lazy] = in_turns(
                 ROUNDS,
                 [
                     &mut |samples| run(&runtime, samples, ours.clone().calls(slot)),
+                    &mut |samples| run(&runtime, samples, same.clone().calls(slot)),
                     &mut |samples| run(&runtime, samples, bare.clone().calls(slot)),
                     &mut |samples| run(&runtime, samples, lazy.clone().calls(slot)),
                 ],
@@ -72,6 +77,8 @@ fn main() {
                 &what,
                 &transport,
                 &Short(ours.p50()),
+                &Short(same.p50()),
+                &Times(ours.ratio(&same)),
                 &Short(bare.p50()),
                 &Times(ours.ratio(&bare)),
                 &Short(lazy.p50()),
@@ -190,6 +197,31 @@ impl Bare {
         let control = client.behaviour().new_control();
         tokio::spawn(client.for_each(|_| std::future::ready(())));
         Self { to, control }
+    }
+
+    async fn start_in_nodes(listen: &str) -> Self {
+        let keys: [_; 2] = keys();
+        let known = ids(&keys);
+        let mut nodes = Vec::new();
+        for key in &keys {
+            let node = TestNode::start(config(key, &[listen]), &known, |_| {
+                let behaviour = libp2p_stream::Behaviour::new();
+                let control = behaviour.new_control();
+                (behaviour, control)
+            });
+            nodes.push(node.await);
+        }
+        introduce(&nodes);
+        met(&nodes).await;
+        let (mut server, client) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+        for (_, id, shape) in SHAPES {
+            let streams = server.handle.accept(StreamProtocol::new(id)).unwrap();
+            tokio::spawn(serve(streams, shape));
+        }
+        Self {
+            to: server.id(),
+            control: client.handle,
+        }
     }
 
     async fn calls(mut self, slot: usize) -> Vec<Duration> {

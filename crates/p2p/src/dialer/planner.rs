@@ -80,6 +80,8 @@ struct Target {
     fresh: Vec<Multiaddr>,
     attempts: u32,
     last: Option<Instant>,
+    /// Until then the dial is the other side's to make.
+    grace_until: Instant,
     next: Instant,
 }
 
@@ -103,6 +105,7 @@ impl Planner {
                     fresh: Vec::new(),
                     attempts: 0,
                     last: None,
+                    grace_until: now,
                     next: now,
                 };
                 (peer, target)
@@ -132,7 +135,8 @@ impl Planner {
                 target.fresh = news;
             }
             target.attempts = 0;
-            target.next = now + grace;
+            target.grace_until = now + grace;
+            target.next = target.grace_until;
         }
     }
 
@@ -158,7 +162,8 @@ impl Planner {
         }
         if now.saturating_duration_since(target.since) >= STABLE {
             target.attempts = 0;
-            target.next = now + grace;
+            target.grace_until = now + grace;
+            target.next = target.grace_until;
         } else {
             target.back_off(now, &mut self.jitter);
         }
@@ -179,11 +184,13 @@ impl Planner {
         }
     }
 
-    /// Somebody waits for the peer: the wait ends, the spacing stays.
+    /// Somebody waits for the peer: the back-off ends, the spacing stays, and so does the grace, or
+    /// two nodes that want each other at once would both dial.
     pub fn handle_wanted(&mut self, peer: PeerId, now: Instant) {
         if let Some(target) = self.targets.get_mut(&peer) {
-            let earliest = target.last.map_or(now, |last| last + MIN_SPACING);
-            target.next = target.next.min(earliest.max(now));
+            let spaced = target.last.map_or(now, |last| last + MIN_SPACING);
+            let earliest = now.max(spaced).max(target.grace_until);
+            target.next = target.next.min(earliest);
         }
     }
 
@@ -333,6 +340,16 @@ mod tests {
             assert!(next >= now + wait * 4 / 5 && next <= now + wait * 6 / 5);
             now = next;
         }
+    }
+
+    #[test]
+    fn being_wanted_does_not_end_the_grace_of_the_side_that_waits() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let mut planner = planner(large, small, t0);
+        planner.handle_wanted(small, t0);
+        assert_eq!(planner.next_action(t0 + GRACE - NANO), None);
+        assert!(planner.next_action(t0 + GRACE).is_some());
     }
 
     #[test]
