@@ -1,6 +1,6 @@
 //! Deposits: what a validator key signs to start a validator, or to add to its stake.
 //!
-//! Spec: cluster, section 7. Files of deposits: [`file`].
+//! Spec: cluster, section 7. Files of deposits: [`mod@file`].
 //!
 //! Keys and signatures are kept as bytes, as files hold them, and become points when a signature is
 //! checked: a file with a bad one can still be read and described.

@@ -5,7 +5,7 @@
 //! - **Owner:** [`Node`] owns the `Swarm`; everything else talks to it through a [`Control`], the
 //!   [`P2PContext`] and the handles of its features.
 //! - **Wake-ups:** the swarm, and the control's bounded channel.
-//! - **Bounds:** connections per peer, pending and in all ([`NodeConfig`]); [`COMMANDS`].
+//! - **Bounds:** connections per peer, pending and in all ([`NodeConfig`]); `COMMANDS` commands waiting.
 //! - **Cancellation:** [`Node::run`] ends when its token is cancelled or [`Control::shutdown`] is
 //!   called; dropping the node ends every waiter with an error.
 

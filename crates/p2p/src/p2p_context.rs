@@ -3,7 +3,7 @@
 //! Design §3: connectivity and nothing else. Readers get an immutable [`View`]; waiting is a
 //! predicate on it.
 //!
-//! - **Owner:** [`Writer`], which only this crate can make, writes. `conn_logger` holds one for
+//! - **Owner:** `Writer`, which only this crate can make, writes. `conn_logger` holds one for
 //!   connections, the identify and ping wrappers for what they learn, the dialer for its plans.
 //! - **Wake-ups:** every write replaces the `Arc<View>` in a `watch` channel, which wakes whoever
 //!   waits. The round-trip time of a path lives in an atomic beside it and wakes nobody.
