@@ -3,6 +3,7 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use pluto_eth::network::{CustomError, CustomFlags, Networks};
 
 /// Peer-to-peer networking of an Ethereum distributed validator.
 #[derive(Debug, Parser)]
@@ -18,6 +19,8 @@ pub(crate) enum Command {
     Devnet(Devnet),
     /// Print the ENR of this node's identity key.
     Enr(DataDir),
+    /// Check a definition, a lock, a node's directory, or a directory of several of those.
+    Verify(Verify),
     /// Create keys and files.
     #[command(subcommand)]
     Create(Create),
@@ -36,6 +39,51 @@ pub(crate) struct DataDir {
     /// Directory of this node's files.
     #[arg(long, default_value = ".charon", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// A definition, a lock, a node's directory, or a directory of several of those.
+    #[arg(value_name = "FILE|DIR")]
+    pub(crate) path: PathBuf,
+    /// Fail also when something could not be checked.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Print one JSON object on standard output: ok, kind, summary, findings.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) testnet: Testnet,
+}
+
+/// A network of one's own: all four, or none.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Testnet {
+    /// Name of the custom test network.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) testnet_name: String,
+    /// Genesis fork version of the custom test network (in hex).
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) testnet_fork_version: String,
+    /// Chain id of the custom test network.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub(crate) testnet_chain_id: u64,
+    /// Genesis time of the custom test network, in seconds since 1970.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub(crate) testnet_genesis_timestamp: u64,
+}
+
+impl Testnet {
+    /// The networks there are with this one.
+    pub(crate) fn networks(&self) -> Result<Networks, CustomError> {
+        Networks::with_flags(&CustomFlags {
+            name: self.testnet_name.clone(),
+            fork_version: self.testnet_fork_version.clone(),
+            chain_id: self.testnet_chain_id,
+            genesis_time: self.testnet_genesis_timestamp,
+            capella_version: String::new(),
+        })
+    }
 }
 
 #[derive(Debug, Clone, clap::Args)]

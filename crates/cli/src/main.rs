@@ -5,6 +5,7 @@
 mod args;
 mod devnet;
 mod enr;
+mod verify;
 
 use std::{error::Error, process::ExitCode};
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let result = match args.command {
         Command::Devnet(devnet) => devnet::run(devnet),
         Command::Enr(target) => enr::show(&target),
+        Command::Verify(args) => verify::run(&args),
         Command::Create(Create::Enr(target)) => enr::create(&target),
         Command::Version => {
             println!("pluto v{}", env!("CARGO_PKG_VERSION"));
