@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted.
 
 mod args;
+mod create;
 mod devnet;
 mod enr;
 mod verify;
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
         Command::Enr(target) => enr::show(&target),
         Command::Verify(args) => verify::run(&args),
         Command::Create(Create::Enr(target)) => enr::create(&target),
+        Command::Create(Create::Dkg(args)) => create::dkg(&args),
+        Command::Create(Create::Cluster(args)) => create::cluster(&args),
         Command::Version => {
             println!("pluto v{}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
