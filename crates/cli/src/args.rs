@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Enr(DataDir),
     /// Check a definition, a lock, a node's directory, or a directory of several of those.
     Verify(Verify),
+    /// Put the validators' keys together from the shares of several nodes.
+    Combine(Combine),
     /// Create keys and files.
     #[command(subcommand)]
     Create(Create),
@@ -140,6 +142,21 @@ pub(crate) struct Verify {
     /// Print one JSON object on standard output: ok, kind, summary, findings.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) testnet: Testnet,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Combine {
+    /// Directory of the nodes' directories, each with its lock and validator_keys.
+    #[arg(long, default_value = "./", value_name = "DIR")]
+    pub(crate) cluster_dir: PathBuf,
+    /// Directory that the keystores are written to: new, or empty.
+    #[arg(long, default_value = "./validator_keys", value_name = "DIR")]
+    pub(crate) output_dir: PathBuf,
+    /// Go on with a lock that is wrong.
+    #[arg(long)]
+    pub(crate) no_verify: bool,
     #[command(flatten)]
     pub(crate) testnet: Testnet,
 }

@@ -96,6 +96,44 @@ fn what_would_lose_money_or_cannot_work_is_refused() {
     }
 }
 
+#[test]
+fn keys_are_combined_from_a_threshold_of_different_nodes_and_no_fewer() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = dir.path().join("cluster");
+    assert!(create_cluster(&cluster, &[]).status.success());
+    let combine = |out: &str| {
+        let out = dir.path().join(out);
+        let flags = ["--cluster-dir", cluster.to_str().unwrap(), "--output-dir"];
+        let mut args = vec!["combine"];
+        args.extend(flags);
+        args.push(out.to_str().unwrap());
+        (pluto(&args), fs::read_dir(&out).map_or(0, Iterator::count))
+    };
+    fs::remove_dir_all(cluster.join("node1")).unwrap();
+    let (combined, files) = combine("three");
+    assert!(combined.status.success() && files == 4, "{combined:?}");
+    let (again, _) = combine("three");
+    assert_eq!(again.status.code(), Some(1));
+
+    fs::rename(cluster.join("node2"), dir.path().join("away")).unwrap();
+    let (few, files) = combine("two");
+    assert!(stderr(&few).contains("threshold") && files == 0, "{few:?}");
+
+    fs::rename(dir.path().join("away"), cluster.join("node2")).unwrap();
+    for name in ["keystore-insecure-1.json", "keystore-insecure-1.txt"] {
+        for node in [0, 2, 3] {
+            let keys = cluster.join(format!("node{node}/validator_keys"));
+            fs::remove_file(keys.join(name)).unwrap();
+        }
+    }
+    let (fewer, files) = combine("fewer");
+    assert!(
+        stderr(&fewer).contains("1 keystores for 2 validators"),
+        "{fewer:?}"
+    );
+    assert_eq!(files, 0);
+}
+
 /// Four nodes with two validators on hoodi, unless `more` says otherwise.
 fn create_cluster(dir: &Path, more: &[&str]) -> Output {
     let mut args = vec!["create", "cluster", "--nodes=4", "--num-validators=2"];
