@@ -3,6 +3,8 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use pluto_eth::address::Address;
+use pluto_eth::network::{CustomError, CustomFlags, Networks};
 
 /// Peer-to-peer networking of an Ethereum distributed validator.
 #[derive(Debug, Parser)]
@@ -18,6 +20,10 @@ pub(crate) enum Command {
     Devnet(Devnet),
     /// Print the ENR of this node's identity key.
     Enr(DataDir),
+    /// Check a definition, a lock, a node's directory, or a directory of several of those.
+    Verify(Verify),
+    /// Put the validators' keys together from the shares of several nodes.
+    Combine(Combine),
     /// Create keys and files.
     #[command(subcommand)]
     Create(Create),
@@ -29,6 +35,93 @@ pub(crate) enum Command {
 pub(crate) enum Create {
     /// Create this node's identity key and print its ENR. Never overwrites a key.
     Enr(DataDir),
+    /// Create the definition of a cluster, which its operators then make with a ceremony.
+    Dkg(Box<CreateDkg>),
+    /// Create a whole cluster at once: the keys of all its nodes are made here.
+    Cluster(Box<CreateCluster>),
+}
+
+/// What kind of cluster.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Shape {
+    /// Name of the cluster.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) name: String,
+    /// Partial signatures that make one [default: two thirds of the nodes, rounded up].
+    #[arg(long, short = 't')]
+    pub(crate) threshold: Option<u32>,
+    /// Who gets the fees: one address, or one for each validator.
+    #[arg(long, value_delimiter = ',', required = true, value_name = "ADDRESS")]
+    pub(crate) fee_recipient_addresses: Vec<Address>,
+    /// Who gets the stake back: one address, or one for each validator.
+    #[arg(long, value_delimiter = ',', required = true, value_name = "ADDRESS")]
+    pub(crate) withdrawal_addresses: Vec<String>,
+    /// Partial deposits in whole ETH, 32 or more together [default: 1 and 32, or 1, 8, 32 and 256
+    /// if compounding].
+    #[arg(long, value_delimiter = ',', value_name = "ETH")]
+    pub(crate) deposit_amounts: Vec<u64>,
+    /// Consensus protocol that is preferred: qbft, or nothing.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) consensus_protocol: String,
+    /// Gas limit that builders are asked for.
+    #[arg(long, default_value_t = 60_000_000)]
+    pub(crate) target_gas_limit: u64,
+    /// Withdrawal credentials of the compounding kind (0x02).
+    #[arg(long)]
+    pub(crate) compounding: bool,
+    /// Network: mainnet, sepolia, hoodi, gnosis or chiado.
+    #[arg(long, default_value = "mainnet")]
+    pub(crate) network: String,
+    /// Oldest Charon that is to read the files. A cluster with one member that runs v1.10 needs v1.10.
+    #[arg(long, value_enum, default_value_t = CharonVersion::V1_11)]
+    pub(crate) charon_version: CharonVersion,
+    #[command(flatten)]
+    pub(crate) testnet: Testnet,
+}
+
+/// A release of Charon that files are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CharonVersion {
+    #[value(name = "v1.10")]
+    V1_10,
+    #[value(name = "v1.11")]
+    V1_11,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateDkg {
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+    /// ENRs of the operators, in order.
+    #[arg(long, value_delimiter = ',', required = true, value_name = "ENR")]
+    pub(crate) operator_enrs: Vec<String>,
+    /// Validators that the cluster is to run.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) num_validators: u32,
+    /// Algorithm of the ceremony.
+    #[arg(long, default_value = "default")]
+    pub(crate) dkg_algorithm: String,
+    /// Directory that the definition is written to.
+    #[arg(long, default_value = ".charon", value_name = "DIR")]
+    pub(crate) output_dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateCluster {
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+    /// Nodes of the cluster.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(3..=256))]
+    pub(crate) nodes: u32,
+    /// Validators of the cluster.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) num_validators: u32,
+    /// Directory that the nodes' directories are written to.
+    #[arg(long, default_value = "./", value_name = "DIR")]
+    pub(crate) cluster_dir: PathBuf,
+    /// Keystores that open fast and protect nothing; for test networks.
+    #[arg(long)]
+    pub(crate) insecure_keys: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -36,6 +129,66 @@ pub(crate) struct DataDir {
     /// Directory of this node's files.
     #[arg(long, default_value = ".charon", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// A definition, a lock, a node's directory, or a directory of several of those.
+    #[arg(value_name = "FILE|DIR")]
+    pub(crate) path: PathBuf,
+    /// Fail also when something could not be checked.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Print one JSON object on standard output: ok, kind, summary, findings.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) testnet: Testnet,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Combine {
+    /// Directory of the nodes' directories, each with its lock and validator_keys.
+    #[arg(long, default_value = "./", value_name = "DIR")]
+    pub(crate) cluster_dir: PathBuf,
+    /// Directory that the keystores are written to: new, or empty.
+    #[arg(long, default_value = "./validator_keys", value_name = "DIR")]
+    pub(crate) output_dir: PathBuf,
+    /// Go on with a lock that is wrong.
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    #[command(flatten)]
+    pub(crate) testnet: Testnet,
+}
+
+/// A network of one's own: all four, or none.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Testnet {
+    /// Name of the custom test network.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) testnet_name: String,
+    /// Genesis fork version of the custom test network (in hex).
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) testnet_fork_version: String,
+    /// Chain id of the custom test network.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub(crate) testnet_chain_id: u64,
+    /// Genesis time of the custom test network, in seconds since 1970.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub(crate) testnet_genesis_timestamp: u64,
+}
+
+impl Testnet {
+    /// The networks there are with this one.
+    pub(crate) fn networks(&self) -> Result<Networks, CustomError> {
+        Networks::with_flags(&CustomFlags {
+            name: self.testnet_name.clone(),
+            fork_version: self.testnet_fork_version.clone(),
+            chain_id: self.testnet_chain_id,
+            genesis_time: self.testnet_genesis_timestamp,
+            capella_version: String::new(),
+        })
+    }
 }
 
 #[derive(Debug, Clone, clap::Args)]

@@ -3,8 +3,11 @@
 //! Exit codes: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted.
 
 mod args;
+mod combine;
+mod create;
 mod devnet;
 mod enr;
+mod verify;
 
 use std::{error::Error, process::ExitCode};
 
@@ -21,7 +24,11 @@ fn main() -> ExitCode {
     let result = match args.command {
         Command::Devnet(devnet) => devnet::run(devnet),
         Command::Enr(target) => enr::show(&target),
+        Command::Combine(args) => combine::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Create(Create::Enr(target)) => enr::create(&target),
+        Command::Create(Create::Dkg(args)) => create::dkg(&args),
+        Command::Create(Create::Cluster(args)) => create::cluster(&args),
         Command::Version => {
             println!("pluto v{}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

@@ -285,7 +285,9 @@ const WALLET: &str = "sign again with the wallet of that address; if it is a con
 const REDO: &str = "make the cluster again: this file cannot be mended";
 
 impl Problem {
-    pub(super) const fn severity(&self) -> Severity {
+    /// How bad it is.
+    #[must_use]
+    pub const fn severity(&self) -> Severity {
         match self {
             Self::UnknownNetwork { .. } | Self::UnsignedLock | Self::AggregateUnchecked => {
                 Severity::Unchecked
@@ -300,7 +302,9 @@ impl Problem {
         }
     }
 
-    pub(super) const fn rule(&self) -> &'static str {
+    /// The name of the rule, for machines.
+    #[must_use]
+    pub const fn rule(&self) -> &'static str {
         match self {
             Self::Hash(problem) => problem.rule(),
             Self::ConfigHash { .. } => "config-hash",
@@ -348,7 +352,9 @@ impl Problem {
         }
     }
 
-    pub(super) const fn advice(&self) -> &'static str {
+    /// What to do.
+    #[must_use]
+    pub const fn advice(&self) -> &'static str {
         match self {
             Self::Hash(_) | Self::ForkVersionLength { .. } => {
                 "take the file from another operator, or from a backup; no tool writes this value"

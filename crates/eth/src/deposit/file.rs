@@ -38,7 +38,8 @@ const CLI_VERSION: &str = "2.7.0";
 
 const MODE: u32 = 0o444;
 
-const PREFIX: &str = "deposit-data";
+/// How the names of the files start.
+pub const PREFIX: &str = "deposit-data";
 
 /// The result of the operations here.
 pub type Result<T> = std::result::Result<T, Error>;

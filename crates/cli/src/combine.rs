@@ -1,0 +1,205 @@
+//! `pluto combine`: puts the validators' keys together from the shares of several nodes.
+//!
+//! Spec: cluster, section 11.6. Unlike Charon it refuses to recover fewer validators than the lock
+//! has, and names a node that is given twice. Everything is checked before anything is written.
+
+use std::{
+    error::Error,
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use pluto_cluster::{LockFile, Severity, Verifier, verify};
+use pluto_core::{PeerIdx, ShareIdx};
+use pluto_crypto::bls::{self, SecretKey};
+use pluto_eth::{
+    keystore::{Cost, DecryptError, decrypt_all, directory, encrypt_all},
+    threads,
+};
+
+use crate::args;
+
+#[derive(Debug, thiserror::Error)]
+enum CombineError {
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("no directory in {} has validator_keys", path.display())]
+    NoNodes { path: PathBuf },
+    #[error("{} is wrong at {place}; see `pluto verify`, or give --no-verify", path.display())]
+    Wrong {
+        path: PathBuf,
+        place: String,
+        #[source]
+        source: Box<verify::Problem>,
+    },
+    #[error("{} is of another cluster than {}", path.display(), first.display())]
+    OtherCluster { path: PathBuf, first: PathBuf },
+    #[error("{} has {keystores} keystores for {validators} validators", path.display())]
+    Keystores {
+        path: PathBuf,
+        keystores: usize,
+        validators: usize,
+    },
+    #[error("{} does not open", path.display())]
+    Decrypt {
+        path: PathBuf,
+        #[source]
+        source: DecryptError,
+    },
+    #[error("{} holds no share of validator {validator}", path.display())]
+    NoShare { path: PathBuf, validator: usize },
+    #[error("{} and {} are of one node", first.display(), second.display())]
+    NodeTwice { first: PathBuf, second: PathBuf },
+    #[error("{nodes} nodes are fewer than the threshold of {threshold}")]
+    FewNodes { nodes: usize, threshold: u32 },
+    #[error("the shares do not make the key of validator {validator}")]
+    OtherKey { validator: usize },
+}
+
+/// A keystore's share: who has it, and the file.
+type Share = (ShareIdx, SecretKey, PathBuf);
+
+pub(crate) fn run(args: &args::Combine) -> Result<ExitCode, Box<dyn Error>> {
+    let dirs = nodes(&args.cluster_dir)?;
+    let (lock, first) = lock(&dirs, args)?;
+    let threshold = lock.definition.usable_threshold()?;
+    let mut shares: Vec<Vec<Share>> = lock.validators.iter().map(|_| Vec::new()).collect();
+    for dir in &dirs {
+        for (validator, share) in node(dir, &lock)?.into_iter().enumerate() {
+            let known = shares[validator].iter().find(|it| it.0 == share.0);
+            if let Some((_, _, first)) = known {
+                let (first, second) = (first.clone(), share.2);
+                return Err(CombineError::NodeTwice { first, second }.into());
+            }
+            shares[validator].push(share);
+        }
+    }
+    if dirs.len() < threshold as usize {
+        let nodes = dirs.len();
+        return Err(CombineError::FewNodes { nodes, threshold }.into());
+    }
+    let mut keys = Vec::with_capacity(shares.len());
+    for (validator, shares) in shares.into_iter().enumerate() {
+        let shares: Vec<_> = shares.into_iter().map(|(idx, key, _)| (idx, key)).collect();
+        let key = bls::recover(&shares)?;
+        if lock.validators[validator].pubkey != key.public_key().to_bytes() {
+            return Err(CombineError::OtherKey { validator }.into());
+        }
+        keys.push(key);
+    }
+    let sealed = encrypt_all(&keys, Cost::Secure, threads(), |done| {
+        eprint!("\r{done} of {} keystores encrypted", keys.len());
+    });
+    eprintln!();
+    directory::store(&args.output_dir, &sealed, Cost::Secure)?;
+    println!(
+        "Combined {} validator keys of {} nodes ({}) into {}",
+        keys.len(),
+        dirs.len(),
+        first.display(),
+        args.output_dir.display()
+    );
+    println!("Stop the cluster before you use them: a validator that signs twice is slashed.");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn nodes(dir: &Path) -> Result<Vec<PathBuf>, CombineError> {
+    let unreadable = |source| CombineError::Unreadable {
+        path: dir.to_owned(),
+        source,
+    };
+    let mut dirs = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.join("validator_keys").is_dir() {
+            dirs.push(path);
+        }
+    }
+    dirs.sort();
+    if dirs.is_empty() {
+        return Err(CombineError::NoNodes {
+            path: dir.to_owned(),
+        });
+    }
+    Ok(dirs)
+}
+
+/// The lock that all nodes have, and where the first one is.
+fn lock(dirs: &[PathBuf], args: &args::Combine) -> Result<(LockFile, PathBuf), Box<dyn Error>> {
+    let networks = args.testnet.networks()?;
+    let verifier = networks.all().last().map_or_else(Verifier::new, |it| {
+        Verifier::new().with_network(it.genesis_version().0, it.chain_id())
+    });
+    let mut first: Option<(LockFile, PathBuf)> = None;
+    for dir in dirs {
+        let path = dir.join("cluster-lock.json");
+        let lock = LockFile::read(&path)?;
+        if let Some((known, first)) = &first {
+            if known.lock_hash != lock.lock_hash {
+                let first = first.clone();
+                return Err(CombineError::OtherCluster { path, first }.into());
+            }
+            if *known == lock {
+                continue;
+            }
+        }
+        let mut wrong = verifier.lock(&lock).into_iter();
+        let wrong = wrong.find(|it| it.severity() == Severity::Error);
+        if let Some(it) = wrong.filter(|_| !args.no_verify) {
+            let (place, source) = (it.path, Box::new(it.problem));
+            return Err(CombineError::Wrong {
+                path,
+                place,
+                source,
+            }
+            .into());
+        }
+        first.get_or_insert((lock, path));
+    }
+    Ok(first.ok_or_else(|| CombineError::NoNodes {
+        path: args.cluster_dir.clone(),
+    })?)
+}
+
+/// The shares of one node, by validator.
+fn node(dir: &Path, lock: &LockFile) -> Result<Vec<Share>, Box<dyn Error>> {
+    let path = dir.join("validator_keys");
+    let entries = directory::list_sequential(&path)?;
+    if entries.len() != lock.validators.len() {
+        return Err(CombineError::Keystores {
+            path,
+            keystores: entries.len(),
+            validators: lock.validators.len(),
+        }
+        .into());
+    }
+    let sealed = entries
+        .iter()
+        .map(|it| it.load())
+        .collect::<Result<Vec<_>, _>>()?;
+    let secrets = decrypt_all(&sealed, threads(), |_| ());
+    let mut shares = Vec::with_capacity(secrets.len());
+    for (validator, (entry, secret)) in entries.into_iter().zip(secrets).enumerate() {
+        let path = entry.path;
+        let secret = secret.map_err(|source| CombineError::Decrypt {
+            path: path.clone(),
+            source,
+        })?;
+        let public_key = secret.public_key().to_bytes();
+        let operator = lock.validators[validator]
+            .public_shares
+            .iter()
+            .position(|it| *it == public_key);
+        let idx = operator.and_then(|it| PeerIdx::new(u32::try_from(it).ok()?));
+        let Some(idx) = idx else {
+            return Err(CombineError::NoShare { path, validator }.into());
+        };
+        shares.push((idx.share_idx(), secret, path));
+    }
+    Ok(shares)
+}

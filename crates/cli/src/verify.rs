@@ -1,0 +1,457 @@
+//! `pluto verify`: what a file or a directory of a cluster is, and everything that is wrong with it.
+//!
+//! Spec: cluster, sections 5 to 8 and 11.3. Nothing is written and no socket is opened.
+//!
+//! A lock is what everything else is compared with. One whose content is wrong would blame files that
+//! are right, so then they are only checked by themselves, or against another node's lock that is of
+//! the same directory and right.
+//!
+//! - **Bounds:** those of `pluto-cluster` and `pluto-eth` for each file, [`MAX_NODES`] node directories.
+//! - **Cost:** the derivation of each keystore's key, about 30 ms; on all cores.
+//! - **Secrets:** shares are kept while several nodes are looked at, to put them together; wiped then.
+
+mod keys;
+mod money;
+mod node;
+mod print;
+mod problem;
+
+use std::{
+    error::Error,
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use libp2p::PeerId;
+use pluto_cluster::{Definition, LockFile, MAX_OPERATORS, ReadError, Severity, Verifier};
+use pluto_crypto::{bls, k1, keyfile};
+use pluto_eth::network::{ForkVersion, Networks};
+
+use self::{
+    node::Node,
+    problem::{Finding, Problem},
+};
+use crate::args;
+
+const LOCK_FILE: &str = "cluster-lock.json";
+const DEFINITION_FILE: &str = "cluster-definition.json";
+const KEYSTORES_DIR: &str = "validator_keys";
+
+/// Most node directories of one directory: one for each operator, and as many again by mistake.
+const MAX_NODES: usize = 2 * MAX_OPERATORS;
+
+/// How much of a file is looked at to tell a lock from a definition.
+const SNIFF_BYTES: usize = 16 << 20;
+
+#[derive(Debug, thiserror::Error)]
+enum VerifyError {
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "{} holds no {LOCK_FILE}, {DEFINITION_FILE}, identity key or {KEYSTORES_DIR}, and no directory in it does",
+        path.display()
+    )]
+    NothingThere { path: PathBuf },
+    #[error("more than {MAX_NODES} node directories in {}", path.display())]
+    TooManyNodes { path: PathBuf },
+}
+
+/// What was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Definition,
+    Lock,
+    Node,
+    Nodes,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Definition => "definition",
+            Self::Lock => "lock",
+            Self::Node => "node",
+            Self::Nodes => "cluster",
+        }
+    }
+}
+
+pub(crate) fn run(args: &args::Verify) -> Result<ExitCode, Box<dyn Error>> {
+    let networks = args.testnet.networks()?;
+    let mut check = Check::new(&networks);
+    let kind = check.all(&args.path)?;
+
+    let fails = |it: &Finding| match it.problem.severity() {
+        Severity::Error => true,
+        Severity::Unchecked => args.strict,
+        Severity::Warning | Severity::Note => false,
+    };
+    let ok = !check.findings.iter().any(fails);
+    // The worst first; within one severity as they were found.
+    check
+        .findings
+        .sort_by_key(|it| std::cmp::Reverse(it.problem.severity()));
+    if args.json {
+        print::json(&check, kind, ok);
+    } else {
+        print::text(&check, kind, &args.path, ok);
+    }
+    Ok(if ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What is known so far.
+struct Check<'a> {
+    networks: &'a Networks,
+    findings: Vec<Finding>,
+    /// What the summary is about; the first that was read and is right, or else the first.
+    subject: Option<Subject>,
+    nodes: Vec<Node>,
+}
+
+enum Subject {
+    Lock(Box<LockFile>),
+    Definition(Box<Definition>),
+}
+
+impl Subject {
+    fn definition(&self) -> &Definition {
+        match self {
+            Self::Lock(lock) => &lock.definition,
+            Self::Definition(definition) => definition,
+        }
+    }
+}
+
+/// A lock that was read, and whether other files may be compared with it.
+struct Checked {
+    path: PathBuf,
+    lock: LockFile,
+    comparable: bool,
+    clean: bool,
+}
+
+impl<'a> Check<'a> {
+    fn new(networks: &'a Networks) -> Self {
+        Self {
+            networks,
+            findings: Vec::new(),
+            subject: None,
+            nodes: Vec::new(),
+        }
+    }
+
+    fn add(
+        &mut self,
+        file: impl Into<PathBuf>,
+        path: impl Into<String>,
+        problem: impl Into<Problem>,
+    ) {
+        self.findings.push(Finding {
+            file: file.into(),
+            path: path.into(),
+            problem: problem.into(),
+        });
+    }
+
+    fn all(&mut self, path: &Path) -> Result<Kind, VerifyError> {
+        let unreadable = |source| VerifyError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        if !fs::metadata(path).map_err(unreadable)?.is_dir() {
+            return Ok(if is_lock(path).map_err(unreadable)? {
+                let checked = self.lock(path, &[]);
+                self.subject = checked.map(|it| Subject::Lock(Box::new(it.lock)));
+                Kind::Lock
+            } else {
+                let definition = self.definition(path);
+                self.subject = definition.map(|it| Subject::Definition(Box::new(it)));
+                Kind::Definition
+            });
+        }
+        if is_node(path) {
+            self.directories(path, &[path.to_owned()]);
+            return Ok(Kind::Node);
+        }
+        let mut nodes = Vec::new();
+        for entry in fs::read_dir(path).map_err(unreadable)? {
+            let dir = entry.map_err(unreadable)?.path();
+            if is_node(&dir) || dir.join(KEYSTORES_DIR).is_dir() {
+                nodes.push(dir);
+            }
+            if nodes.len() > MAX_NODES {
+                return Err(VerifyError::TooManyNodes {
+                    path: path.to_owned(),
+                });
+            }
+        }
+        if !nodes.is_empty() {
+            // node10 after node9.
+            nodes.sort_by_key(|it| (it.as_os_str().len(), it.clone()));
+            self.directories(path, &nodes);
+            return Ok(Kind::Nodes);
+        }
+        if path.join(DEFINITION_FILE).exists() || path.join(KEYSTORES_DIR).is_dir() {
+            self.directories(path, &[path.to_owned()]);
+            return Ok(Kind::Node);
+        }
+        Err(VerifyError::NothingThere {
+            path: path.to_owned(),
+        })
+    }
+
+    fn verifier(&self) -> Verifier<'static> {
+        // The last is the one of the flags, or a public one that the verifier knows.
+        self.networks
+            .all()
+            .last()
+            .map_or_else(Verifier::new, |network| {
+                Verifier::new().with_network(network.genesis_version().0, network.chain_id())
+            })
+    }
+
+    /// Reads and checks a lock; nothing is said twice about one that is equal to a clean one.
+    fn lock(&mut self, path: &Path, known: &[Checked]) -> Option<Checked> {
+        let lock = self.read(path, LockFile::read(path))?;
+        let path = path.to_owned();
+        if known.iter().any(|it| it.clean && it.lock == lock) {
+            return Some(Checked {
+                path,
+                lock,
+                comparable: true,
+                clean: true,
+            });
+        }
+        let found = self.verifier().lock(&lock);
+        let comparable = !found
+            .iter()
+            .any(|it| it.severity() == Severity::Error && !is_about_signers(it.rule(), &it.path));
+        let clean = found.is_empty();
+        for it in found {
+            self.add(&path, it.path, it.problem);
+        }
+        Some(Checked {
+            path,
+            lock,
+            comparable,
+            clean,
+        })
+    }
+
+    fn definition(&mut self, path: &Path) -> Option<Definition> {
+        let definition = self.read(path, Definition::read(path))?;
+        for it in self.verifier().definition(&definition) {
+            self.add(path, it.path, it.problem);
+        }
+        Some(definition)
+    }
+
+    fn read<T>(&mut self, path: &Path, read: Result<T, ReadError>) -> Option<T> {
+        match read {
+            Ok(content) => Some(content),
+            Err(ReadError::Parse { source, .. }) => {
+                self.add(path, source.path, source.problem);
+                None
+            }
+            Err(ReadError::Io { source, .. }) => {
+                self.add(path, "", Problem::Unreadable(source));
+                None
+            }
+            // Locks as nodes use them are not read here.
+            Err(other) => {
+                self.add(path, "", Problem::Unreadable(io::Error::other(other)));
+                None
+            }
+        }
+    }
+
+    /// One node's directory, or several in `parent`.
+    fn directories(&mut self, parent: &Path, dirs: &[PathBuf]) {
+        let alone = dirs == [parent];
+        let mut known = Vec::new();
+        let mut own = Vec::new();
+        for dir in dirs {
+            let path = dir.join(LOCK_FILE);
+            let read = if !path.exists() {
+                None
+            } else if !path.is_file() {
+                self.add(&path, "", Problem::NotAFile);
+                None
+            } else {
+                self.lock(&path, &known)
+            };
+            own.push(read.is_some().then_some(known.len()));
+            known.extend(read);
+        }
+        let reference = self.reference(&known);
+        if let Some(at) = reference {
+            self.subject = Some(Subject::Lock(Box::new(known[at].lock.clone())));
+        }
+        for (dir, own) in dirs.iter().zip(own) {
+            let own = own.map(|at| &known[at]);
+            let right = |it: &&Checked| it.comparable;
+            let lock = own.filter(right).or_else(|| {
+                let it = reference.map(|at| &known[at]).filter(right)?;
+                // Of another cluster it would blame everything.
+                own.is_none_or(|own| own.lock.lock_hash == it.lock.lock_hash)
+                    .then_some(it)
+            });
+            let node = self.node(dir, own, lock.map(|it| &it.lock));
+            self.nodes.push(node);
+        }
+        if !alone {
+            let path = parent.join(DEFINITION_FILE);
+            if path.is_file() {
+                let definition = self.definition(&path);
+                let lock = reference.map(|at| &known[at].lock);
+                self.compare_definition(&path, definition.as_ref(), lock);
+            }
+            self.together(parent, reference.map(|at| &known[at]));
+        }
+        if self.subject.is_none() {
+            let path = dirs.first().map(|dir| dir.join(DEFINITION_FILE));
+            let definition = path.and_then(|path| Definition::read(path).ok());
+            self.subject = definition.map(|it| Subject::Definition(Box::new(it)));
+        }
+    }
+
+    /// Which lock the others are compared with: the most frequent of those that are right. Says which
+    /// differ from it.
+    fn reference(&mut self, known: &[Checked]) -> Option<usize> {
+        let count = |at: usize| {
+            let same = |it: &&Checked| it.lock.lock_hash == known[at].lock.lock_hash;
+            known.iter().filter(|it| it.comparable).filter(same).count()
+        };
+        let right = (0..known.len()).filter(|at| known[*at].comparable);
+        // The first of several that are as frequent, and rather one without any finding.
+        let Some(at) = right.rev().max_by_key(|at| (count(*at), known[*at].clean)) else {
+            return (!known.is_empty()).then_some(0);
+        };
+        let reference = &known[at];
+        for it in known.iter().filter(|it| it.comparable) {
+            let other = reference.path.clone();
+            if it.lock.lock_hash != reference.lock.lock_hash {
+                self.add(&it.path, "lock_hash", Problem::OtherCluster { other });
+            } else if it.lock != reference.lock && it.clean && reference.clean {
+                self.add(&it.path, "", Problem::OtherContent { other });
+            }
+        }
+        Some(at)
+    }
+
+    fn compare_definition(
+        &mut self,
+        path: &Path,
+        definition: Option<&Definition>,
+        lock: Option<&LockFile>,
+    ) {
+        if let (Some(definition), Some(lock)) = (definition, lock)
+            && definition.config_hash != lock.definition.config_hash
+        {
+            self.add(path, "config_hash", Problem::OtherDefinition);
+        }
+    }
+
+    /// What only several nodes can tell.
+    fn together(&mut self, parent: &Path, reference: Option<&Checked>) {
+        let mut present: Vec<(usize, PathBuf)> = Vec::new();
+        let mut twice = Vec::new();
+        for node in &self.nodes {
+            let Some(operator) = node.operator else {
+                continue;
+            };
+            match present.iter().find(|(it, _)| *it == operator) {
+                Some((_, first)) => twice.push((node.dir.clone(), operator, first.clone())),
+                None => present.push((operator, node.dir.clone())),
+            }
+        }
+        for (dir, operator, first) in twice {
+            self.add(dir, "", Problem::SameOperator { operator, first });
+        }
+        let Some(Checked {
+            path,
+            lock,
+            comparable: true,
+            ..
+        }) = reference
+        else {
+            return;
+        };
+        let all = 0..lock.definition.operators.len();
+        let operators: Vec<_> = all
+            .filter(|it| !present.iter().any(|(operator, _)| operator == it))
+            .collect();
+        if !operators.is_empty() {
+            self.add(parent, "", Problem::AbsentNodes { operators });
+        }
+        let Ok(threshold) = lock.definition.usable_threshold() else {
+            return;
+        };
+        let problems = keys::recombine(&self.nodes, lock, threshold as usize);
+        for (path_in_lock, problem) in problems {
+            let file = match problem {
+                Problem::TooFewShares { .. } => parent,
+                _ => path,
+            };
+            self.add(file, path_in_lock, problem);
+        }
+    }
+}
+
+/// Whether an error says only that somebody did not sign, not that the content is wrong.
+fn is_about_signers(rule: &str, path: &str) -> bool {
+    const RULES: [&str; 6] = [
+        "wallet-signature",
+        "contract-signature",
+        "signature-missing",
+        "signature-length",
+        "partly-signed",
+        "creator-unsigned",
+    ];
+    RULES.contains(&rule) || path == "signature_aggregate" || path.starts_with("node_signatures")
+}
+
+fn is_node(dir: &Path) -> bool {
+    dir.join(LOCK_FILE).exists() || dir.join(keyfile::FILE_NAME).exists()
+}
+
+/// A lock by its name, or by what it says.
+fn is_lock(path: &Path) -> io::Result<bool> {
+    use io::Read;
+
+    if path.file_name().is_some_and(|name| name == LOCK_FILE) {
+        return Ok(true);
+    }
+    let mut start = Vec::new();
+    fs::File::open(path)?
+        .take(SNIFF_BYTES as u64)
+        .read_to_end(&mut start)?;
+    let key = b"cluster_definition";
+    Ok(start
+        .windows(key.len())
+        .any(|it| it.eq_ignore_ascii_case(key)))
+}
+
+/// The operator's peer id, as people see it.
+fn peer_id(key: &k1::PublicKey) -> Option<PeerId> {
+    PeerId::from_bytes(&k1::peer_id_bytes(key)).ok()
+}
+
+fn fork_version(lock: &LockFile) -> Option<ForkVersion> {
+    let bytes = lock.definition.fork_version.as_slice().try_into().ok()?;
+    Some(ForkVersion(bytes))
+}
+
+/// The public keys of validators and of shares, as they stand in a lock.
+fn public_key(bytes: &[u8]) -> Option<bls::PublicKey> {
+    bls::PublicKey::from_bytes(bytes.try_into().ok()?).ok()
+}
