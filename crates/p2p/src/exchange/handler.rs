@@ -337,16 +337,19 @@ async fn send(
     protocol: Protocol,
     id: StreamProtocol,
     connection: ConnectionId,
-    stream: Stream,
+    mut stream: Stream,
 ) -> ToBehaviour {
     let began = Instant::now();
-    let exchange = io::send(stream, &job.frame, &protocol, |step| job.set_step(step));
+    let exchange = io::send(&mut stream, &job.frame, &protocol, |step| {
+        job.set_step(step)
+    });
     let sent = tokio::select! {
         biased;
         () = job.finished() => return ToBehaviour::Finished(job.id),
         sent = timeout_at(job.by, exchange) => sent.unwrap_or(Sent::TimedOut),
     };
     let peer = job.peer;
+    let all_said = matches!(sent, Sent::Answer(_) | Sent::Refused);
     let result = match sent {
         Sent::Answer(body) => Ok(Done {
             body,
@@ -365,7 +368,11 @@ async fn send(
         }),
         Sent::Broken(error) => return ToBehaviour::Broken(job.id, error),
     };
+    // Who waits need not wait for the stream's end.
     job.finish(result);
+    if all_said {
+        io::close(&mut stream, protocol.write_timeout).await;
+    }
     ToBehaviour::Finished(job.id)
 }
 

@@ -34,7 +34,8 @@ pub(super) enum Sent {
     TimedOut,
 }
 
-/// Writes a frame, reads the answer or the receiver's end, and closes.
+/// Writes a frame, reads the answer or the receiver's end. What was answered or refused is to be
+/// [closed](close) then.
 ///
 /// Our half is closed last, for three reasons. yamux reads a reset as an end of the stream, and only
 /// an open half of ours tells the two apart. It answers a stream that is dropped half closed with
@@ -42,7 +43,7 @@ pub(super) enum Sent {
 /// receiver has stopped reading fails, and takes the answer with it. No receiver waits for the end:
 /// only the first frame of a stream counts (p2p spec, section 4.1).
 pub(super) async fn send<S>(
-    mut stream: S,
+    stream: &mut S,
     frame: &Frame,
     protocol: &Protocol,
     on_step: impl Fn(Step),
@@ -51,18 +52,18 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     on_step(Step::Writing);
-    if let Err(error) = proto::write_frame(&mut stream, frame, protocol.write_timeout).await {
+    if let Err(error) = proto::write_frame(stream, frame, protocol.write_timeout).await {
         return match error {
             proto::Error::Io(error) => not_written(stream, error).await,
             error => failed(error),
         };
     }
     on_step(Step::Reading);
-    let sent = match protocol.shape {
+    match protocol.shape {
         // The receiver ends its half once it has taken the frame. With lazy negotiation this is
         // also where an unsupported id shows.
-        Shape::OneWay => match read_to_end(&mut stream).await {
-            Ok(()) => match reset(&mut stream) {
+        Shape::OneWay => match read_to_end(stream).await {
+            Ok(()) => match reset(stream) {
                 None => Sent::Answer(Bytes::new()),
                 Some(error) => Sent::Broken(error),
             },
@@ -71,30 +72,30 @@ where
         Shape::RequestResponse => {
             // Bounded by the deadline of the whole request.
             let limit = Duration::from_secs(u32::MAX.into());
-            match proto::read_body(&mut stream, protocol.max_frame, limit, &mut NoMeter).await {
+            match proto::read_body(stream, protocol.max_frame, limit, &mut NoMeter).await {
                 Ok(body) => Sent::Answer(body),
-                Err(proto::Error::Empty) => match reset(&mut stream) {
+                Err(proto::Error::Empty) => match reset(stream) {
                     None => Sent::Refused,
                     Some(error) => Sent::Broken(error),
                 },
                 Err(error) => failed(error),
             }
         }
-    };
-    if matches!(sent, Sent::Answer(_) | Sent::Refused) {
-        // All was said. The receiver may have gone, which on QUIC is an error here.
-        match timeout(protocol.write_timeout, stream.close()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::trace!(%error, "stream did not close cleanly"),
-            Err(_) => tracing::trace!("stream did not close in time"),
-        }
     }
-    sent
+}
+
+/// Ends our half after all was said. The receiver may have gone, which on QUIC is an error here.
+pub(super) async fn close(stream: &mut (impl AsyncWrite + Unpin), limit: Duration) {
+    match timeout(limit, stream.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::trace!(%error, "stream did not close cleanly"),
+        Err(_) => tracing::trace!("stream did not close in time"),
+    }
 }
 
 /// With lazy negotiation a long frame meets the end of the stream while it is being written: a peer
 /// that serves no such id takes it for another proposal. What it said before is what counts.
-async fn not_written(mut stream: impl AsyncRead + Unpin, error: io::Error) -> Sent {
+async fn not_written(stream: &mut (impl AsyncRead + Unpin), error: io::Error) -> Sent {
     match timeout(LINGER, stream.read(&mut [0])).await {
         Ok(Err(said)) if is_unsupported(&said) => Sent::Unsupported,
         _ => Sent::Broken(error),
