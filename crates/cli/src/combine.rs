@@ -132,9 +132,7 @@ fn nodes(dir: &Path) -> Result<Vec<PathBuf>, CombineError> {
 /// The lock that all nodes have, and where the first one is.
 fn lock(dirs: &[PathBuf], args: &args::Combine) -> Result<(LockFile, PathBuf), Box<dyn Error>> {
     let networks = args.testnet.networks()?;
-    let verifier = networks.all().last().map_or_else(Verifier::new, |it| {
-        Verifier::new().with_network(it.genesis_version().0, it.chain_id())
-    });
+    let verifier = Verifier::new().with_networks(&networks);
     let mut first: Option<(LockFile, PathBuf)> = None;
     for dir in dirs {
         let path = dir.join("cluster-lock.json");

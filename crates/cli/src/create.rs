@@ -278,7 +278,8 @@ pub(crate) fn cluster(args: &CreateCluster) -> Result<ExitCode, Box<dyn Error>> 
         &args.shape,
         &identities,
     )?;
-    let verifier = Verifier::new().with_network(network.genesis_version().0, network.chain_id());
+    let networks = args.shape.testnet.networks()?;
+    let verifier = Verifier::new().with_networks(&networks);
     let wrong = verifier.lock(&lock).into_iter();
     let mut wrong = wrong.filter(|it| it.severity() == pluto_cluster::Severity::Error);
     if let Some(it) = wrong.next() {

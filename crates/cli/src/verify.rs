@@ -209,14 +209,8 @@ impl<'a> Check<'a> {
         })
     }
 
-    fn verifier(&self) -> Verifier<'static> {
-        // The last is the one of the flags, or a public one that the verifier knows.
-        self.networks
-            .all()
-            .last()
-            .map_or_else(Verifier::new, |network| {
-                Verifier::new().with_network(network.genesis_version().0, network.chain_id())
-            })
+    fn verifier(&self) -> Verifier<'a> {
+        Verifier::new().with_networks(self.networks)
     }
 
     /// Reads and checks a lock; nothing is said twice about one that is equal to a clean one.
