@@ -1,0 +1,1 @@
+//! The long-lived stream of a ceremony: steps, barriers, the end.
