@@ -80,7 +80,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.context.is_known(&peer)))
+        Ok(Handler::new(self.context.is_wanted(&peer)))
     }
 
     fn handle_established_outbound_connection(
@@ -91,7 +91,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.context.is_known(&peer)))
+        Ok(Handler::new(self.context.is_wanted(&peer)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -105,7 +105,7 @@ impl NetworkBehaviour for Behaviour {
                 let path = path_of(connection_id, endpoint);
                 tracing::debug!(peer = %peer_id, connection = %connection_id, path = %path.address, "connected");
                 self.kept
-                    .insert((peer_id, connection_id), self.context.is_known(&peer_id));
+                    .insert((peer_id, connection_id), self.context.is_wanted(&peer_id));
                 self.writer.connected(peer_id, path);
                 self.decide(peer_id);
             }
@@ -183,12 +183,15 @@ impl Behaviour {
         let (Some(state), Some(local)) = (view.peer(&peer), local) else {
             return;
         };
-        if !state.known {
-            return;
-        }
-        let survivor = survivor(local, state);
+        let survivor = match state.known {
+            true => survivor(local, state),
+            // A reservation hangs on one connection, so that those to relays all stay.
+            false => None,
+        };
         for path in &state.paths {
-            let keep = survivor.is_none_or(|survivor| survivor == path.connection);
+            // A relay that is no longer one is let go.
+            let keep =
+                state.is_wanted() && survivor.is_none_or(|survivor| survivor == path.connection);
             let Some(kept) = self.kept.get_mut(&(peer, path.connection)) else {
                 continue;
             };

@@ -52,6 +52,7 @@ use crate::{
         ping,
         pluto::{PlutoBehaviour, PlutoBehaviourEvent},
     },
+    bootnode::{Bootnodes, RelaySource, Routing},
     conn_logger, dialer,
     dialer::Book,
     gater,
@@ -86,6 +87,10 @@ pub struct NodeConfig {
     pub filter_private_addrs: bool,
     /// Where peers are known to be.
     pub book: Book,
+    /// Relays through which peers are found. They may be absent at the start, and may change.
+    pub relays: Vec<RelaySource>,
+    /// What a relay's URL is told of the cluster.
+    pub routing: Routing,
     /// Who may come in.
     pub gater: gater::Config,
     /// Connections to one peer. Several are normal for seconds, while a path is replaced.
@@ -116,6 +121,8 @@ impl NodeConfig {
             external_host: None,
             filter_private_addrs: false,
             book: Book::new([]),
+            relays: Vec::new(),
+            routing: Routing::default(),
             gater: gater::Config::default(),
             max_connections_per_peer: 8,
             max_connections: 1024,
@@ -139,6 +146,13 @@ impl NodeConfig {
     #[must_use]
     pub fn with_book(mut self, book: Book) -> Self {
         self.book = book;
+        self
+    }
+
+    /// Finds peers, and is found, through these relays.
+    #[must_use]
+    pub fn with_relays(mut self, relays: impl IntoIterator<Item = RelaySource>) -> Self {
+        self.relays.extend(relays);
         self
     }
 
@@ -212,6 +226,7 @@ pub struct Node<B: NetworkBehaviour> {
     listeners: Vec<(ListenerId, Vec<Multiaddr>)>,
     addresses: watch::Sender<Addresses>,
     metrics: Option<Metrics>,
+    bootnodes: Bootnodes,
 }
 
 /// Where a node listens and what it tells the world.
@@ -393,6 +408,7 @@ impl<B: NetworkBehaviour> Node<B> {
             pending,
             ..Addresses::default()
         });
+        let bootnodes = Bootnodes::start(&context, &config.relays, &config.routing);
         let (sender, commands) = mpsc::channel(COMMANDS);
         let control = Control {
             local,
@@ -414,6 +430,7 @@ impl<B: NetworkBehaviour> Node<B> {
             listeners,
             addresses,
             metrics: config.metrics,
+            bootnodes,
         };
         Ok((node, handle))
     }
@@ -450,6 +467,7 @@ impl<B: NetworkBehaviour> Node<B> {
             () = async { while self.next().await.is_some() {} } => {}
         }
         self.farewell().await;
+        self.bootnodes.shutdown().await;
     }
 
     /// Closes all connections, so that peers look for another path at once instead of waiting for

@@ -7,8 +7,8 @@
 //!   connections, the identify and ping wrappers for what they learn, the dialer for its plans.
 //! - **Wake-ups:** every write replaces the `Arc<View>` in a `watch` channel, which wakes whoever
 //!   waits. The round-trip time of a path lives in an atomic beside it and wakes nobody.
-//! - **Bounds:** known peers are given at construction; at most [`MAX_STRANGERS`] others are
-//!   remembered, and only while connected. Per peer at most [`MAX_ADDRESSES`] addresses,
+//! - **Bounds:** known peers are given at construction, relays by the node, at most [`MAX_RELAYS`];
+//!   at most [`MAX_STRANGERS`] others are remembered, and only while connected. Per peer at most [`MAX_ADDRESSES`] addresses,
 //!   [`MAX_FAILURES`] failures and [`MAX_PROTOCOLS`] protocol ids.
 //! - **Disconnect:** a path leaves the view in the same call that tells the swarm's behaviours.
 //! - **Cancellation:** every wait may be dropped at any await; nothing is lost.
@@ -40,6 +40,8 @@ pub const MAX_ADDRESSES: usize = 16;
 pub const MAX_FAILURES: usize = 8;
 /// Protocol ids kept per peer; Charon lists about twenty.
 pub const MAX_PROTOCOLS: usize = 128;
+/// Relays that a node uses; an operator configures two or three.
+pub const MAX_RELAYS: usize = 16;
 
 /// The node that feeds a context is gone; nothing will change any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +77,8 @@ struct Shared {
 pub struct View {
     /// The cluster's peers in cluster order, without or with the local one, as given.
     pub order: Arc<[PeerId]>,
+    /// The relays in the order of the configuration.
+    pub relays: Vec<Arc<RelayView>>,
     peers: BTreeMap<PeerId, Arc<PeerView>>,
     strangers: usize,
     gone: bool,
@@ -87,6 +91,8 @@ pub struct PeerView {
     pub id: PeerId,
     /// Whether it is one of the cluster.
     pub known: bool,
+    /// Whether it is one of the relays that are in use now.
+    pub relay: bool,
     /// Its open connections, oldest first.
     pub paths: Vec<Arc<Path>>,
     /// Addresses learned from identify, filtered and capped.
@@ -97,6 +103,60 @@ pub struct PeerView {
     pub failures: Vec<Failure>,
     /// What the dialer is doing about it.
     pub dialing: DialState,
+}
+
+/// One configured relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayView {
+    /// How it was configured: its URL, or its address.
+    pub name: Arc<str>,
+    /// Who it is now; `None` until its URL was resolved. It may change.
+    pub peer: Option<PeerId>,
+    /// Where it is, without a trailing peer id.
+    pub addresses: Vec<Multiaddr>,
+    /// Why it could not be resolved the last time; what was known before stays.
+    pub problem: Option<Arc<crate::bootnode::ResolveError>>,
+    /// The reservation on it.
+    pub reservation: ReservationState,
+}
+
+impl RelayView {
+    /// Whether others can reach us through it now.
+    pub fn is_reserved(&self) -> bool {
+        matches!(self.reservation, ReservationState::Reserved { .. })
+    }
+}
+
+/// Where the reservation on a relay stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ReservationState {
+    /// It is not known yet who the relay is.
+    #[default]
+    Resolving,
+    /// There is no connection to it; it is being dialled.
+    Dialing,
+    /// Connected; the reservation is about to be asked for.
+    Connected,
+    /// It was asked for.
+    Reserving,
+    /// It is held.
+    Reserved {
+        /// Since when, without a gap.
+        since: Instant,
+        /// Until when, unless it is renewed.
+        until: Instant,
+    },
+    /// It was held, and the connection that it hung on is gone.
+    Lost,
+    /// The relay refused or did not answer; it is asked again at `until`.
+    Waiting {
+        /// When.
+        until: Instant,
+        /// Failures since the last success.
+        attempts: u32,
+        /// What the relay said.
+        cause: Arc<crate::relay::ReserveError>,
+    },
 }
 
 /// What identify reported of a peer.
@@ -346,12 +406,18 @@ impl PeerView {
         Self {
             id,
             known,
+            relay: false,
             paths: Vec::new(),
             addresses: Vec::new(),
             identified: None,
             failures: Vec::new(),
             dialing: DialState::Idle,
         }
+    }
+
+    /// Whether connections to it are wanted: a member of the cluster or a relay.
+    pub fn is_wanted(&self) -> bool {
+        self.known || self.relay
     }
 
     /// Whether any connection is open, relayed ones included.
@@ -389,6 +455,11 @@ impl View {
         self.peers.values()
     }
 
+    /// The relays that are in use and whose identity is known.
+    pub fn relay_peers(&self) -> impl Iterator<Item = &Arc<PeerView>> {
+        self.peers.values().filter(|peer| peer.relay)
+    }
+
     /// Whether a connection to the peer is open.
     pub fn is_connected(&self, id: &PeerId) -> bool {
         self.peer(id).is_some_and(|peer| peer.is_connected())
@@ -397,6 +468,22 @@ impl View {
     /// How many of the cluster's peers are connected.
     pub fn connected_known(&self) -> usize {
         self.known().filter(|peer| peer.is_connected()).count()
+    }
+
+    /// Remembers a peer as long as it is wanted or connected.
+    fn put(&mut self, state: PeerView) {
+        let is_stranger = |state: &PeerView| !state.is_wanted();
+        let peer = state.id;
+        let (remembered, stranger) = (
+            state.is_wanted() || state.is_connected(),
+            is_stranger(&state),
+        );
+        let before = match remembered {
+            true => self.peers.insert(peer, Arc::new(state)),
+            false => self.peers.remove(&peer),
+        };
+        self.strangers -= usize::from(before.is_some_and(|before| is_stranger(&before)));
+        self.strangers += usize::from(remembered && stranger);
     }
 
     /// Whether the node is gone.
@@ -470,6 +557,16 @@ impl P2PContext {
         self.view().peer(id).is_some_and(|peer| peer.known)
     }
 
+    /// Whether the peer is one of the relays that are in use now.
+    pub fn is_relay(&self, id: &PeerId) -> bool {
+        self.view().peer(id).is_some_and(|peer| peer.relay)
+    }
+
+    /// Whether connections to the peer are wanted: a member of the cluster or a relay.
+    pub fn is_wanted(&self, id: &PeerId) -> bool {
+        self.view().peer(id).is_some_and(|peer| peer.is_wanted())
+    }
+
     /// Waits until the predicate gives something, now or after a change.
     pub async fn wait_for<T>(
         &self,
@@ -507,7 +604,7 @@ impl P2PContext {
 
     /// Says that a connection to the peer is wanted now: clears the dialer's wait, not its bound.
     pub fn want(&self, peer: PeerId) {
-        if !self.is_known(&peer) {
+        if !self.is_wanted(&peer) {
             return;
         }
         self.shared.wanted.send_modify(|wanted| {
@@ -532,7 +629,7 @@ impl P2PContext {
         }
         let last = state.failures.last().cloned();
         Some(match state.dialing {
-            _ if !state.known => WhyNotConnected::Unknown { peer },
+            _ if !state.is_wanted() => WhyNotConnected::Unknown { peer },
             DialState::NoAddress if last.is_none() => WhyNotConnected::NoAddress { peer },
             DialState::Idle | DialState::NoAddress => WhyNotConnected::Untried { peer, last },
             DialState::Dialing { .. } => WhyNotConnected::Dialing { peer, last },
@@ -582,11 +679,9 @@ pub(crate) struct Writer {
 impl Writer {
     fn modify(&self, peer: PeerId, change: impl FnOnce(&mut PeerView) -> bool) {
         self.context.shared.view.send_if_modified(|view| {
-            let known = match view.peers.get(&peer) {
-                Some(state) => state.known,
-                None if view.strangers >= MAX_STRANGERS => return false,
-                None => false,
-            };
+            if !view.peers.contains_key(&peer) && view.strangers >= MAX_STRANGERS {
+                return false;
+            }
             let mut state = match view.peers.get(&peer) {
                 Some(state) => (**state).clone(),
                 None => PeerView::new(peer, false),
@@ -594,14 +689,7 @@ impl Writer {
             if !change(&mut state) {
                 return false;
             }
-            let view = Arc::make_mut(view);
-            if known || state.is_connected() {
-                if view.peers.insert(peer, Arc::new(state)).is_none() {
-                    view.strangers += 1;
-                }
-            } else if view.peers.remove(&peer).is_some() {
-                view.strangers -= 1;
-            }
+            Arc::make_mut(view).put(state);
             true
         });
     }
@@ -709,7 +797,7 @@ impl Writer {
 
     pub(crate) fn failed(&self, peer: PeerId, failure: Failure) {
         self.modify(peer, |state| {
-            if !state.known {
+            if !state.is_wanted() {
                 return false;
             }
             state.remember(failure);
@@ -739,7 +827,7 @@ impl Writer {
             if !state.is_connected() {
                 return false;
             }
-            if state.known {
+            if state.is_wanted() {
                 state.addresses = addresses;
                 state.addresses.truncate(MAX_ADDRESSES);
             }
@@ -752,7 +840,7 @@ impl Writer {
 
     pub(crate) fn dialing(&self, peer: PeerId, dialing: DialState) {
         self.modify(peer, |state| {
-            let changed = state.known && state.dialing != dialing;
+            let changed = state.is_wanted() && state.dialing != dialing;
             if changed {
                 state.dialing = dialing;
             }
@@ -760,12 +848,63 @@ impl Writer {
         });
     }
 
+    /// The relays as they are configured, before anything is known of them.
+    pub(crate) fn relays(&self, names: impl IntoIterator<Item = Arc<str>>) {
+        let relays = names.into_iter().take(MAX_RELAYS).map(|name| {
+            Arc::new(RelayView {
+                name,
+                peer: None,
+                addresses: Vec::new(),
+                problem: None,
+                reservation: ReservationState::Resolving,
+            })
+        });
+        let relays = relays.collect();
+        self.context.shared.view.send_modify(|view| {
+            Arc::make_mut(view).relays = relays;
+        });
+    }
+
+    /// Changes one configured relay, and keeps the list of peers that are relays true.
+    pub(crate) fn relay(&self, index: usize, change: impl FnOnce(&mut RelayView)) {
+        self.context.shared.view.send_if_modified(|view| {
+            let Some(before) = view.relays.get(index) else {
+                return false;
+            };
+            let mut relay = (**before).clone();
+            change(&mut relay);
+            if relay == **before {
+                return false;
+            }
+            let peers = [before.peer, relay.peer];
+            let view = Arc::make_mut(view);
+            view.relays[index] = Arc::new(relay);
+            for peer in peers.into_iter().flatten() {
+                let in_use = view.relays.iter().any(|relay| relay.peer == Some(peer));
+                let mut state = match view.peers.get(&peer) {
+                    Some(state) if state.relay == in_use => continue,
+                    Some(state) => (**state).clone(),
+                    None => PeerView::new(peer, false),
+                };
+                state.relay = in_use;
+                view.put(state);
+            }
+            true
+        });
+    }
+
+    /// Where the reservation on a configured relay stands.
+    #[expect(dead_code, reason = "for the reservations that follow")]
+    pub(crate) fn reservation(&self, index: usize, reservation: ReservationState) {
+        self.relay(index, |relay| relay.reservation = reservation);
+    }
+
     pub(crate) fn gone(&self) {
         let before = self.context.view();
         self.context.shared.view.send_modify(|view| {
             let view = Arc::make_mut(view);
             view.gone = true;
-            view.peers.retain(|_, state| state.known);
+            view.peers.retain(|_, state| state.is_wanted());
             view.strangers = 0;
             for state in view.peers.values_mut() {
                 let state = Arc::make_mut(state);
