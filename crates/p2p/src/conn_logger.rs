@@ -244,7 +244,7 @@ fn path_of(connection: ConnectionId, endpoint: &ConnectedPoint) -> Path {
 }
 
 /// What a failed dial says, per address.
-fn failures_of(error: &DialError) -> Vec<Failure> {
+pub(crate) fn failures_of(error: &DialError) -> Vec<Failure> {
     let at = Instant::now();
     let one = |cause| {
         vec![Failure {

@@ -16,6 +16,7 @@ pub mod bootnode;
 pub mod conn_logger;
 pub mod dialer;
 pub mod exchange;
+pub mod force_direct;
 pub mod gater;
 pub mod metrics;
 mod muxer;
@@ -29,8 +30,10 @@ pub use self::{
     addr::filter_private_addrs,
     behaviours::{optional::OptionalBehaviour, pluto::PlutoBehaviour},
     bootnode::{RelaySource, Routing},
+    force_direct::ForceDirect,
     metrics::Metrics,
     p2p::{Control, MAX_MUXER_STREAMS, Node, NodeBuilder, NodeConfig, NodeError},
     p2p_context::P2PContext,
     quic_upgrade::QuicUpgrade,
+    relay::RelayRouter,
 };

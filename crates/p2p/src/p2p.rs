@@ -85,6 +85,9 @@ pub struct NodeConfig {
     pub external_host: Option<String>,
     /// Advertise no private addresses. What is listened on stays.
     pub filter_private_addrs: bool,
+    /// Whether direct TCP connections are replaced by QUIC ones where both sides can. It may be
+    /// switched later, see [`dialer::Behaviour::quic_upgrade`].
+    pub quic_upgrade: bool,
     /// Where peers are known to be.
     pub book: Book,
     /// Relays through which peers are found. They may be absent at the start, and may change.
@@ -120,6 +123,7 @@ impl NodeConfig {
             external_ip: None,
             external_host: None,
             filter_private_addrs: false,
+            quic_upgrade: true,
             book: Book::new([]),
             relays: Vec::new(),
             routing: Routing::default(),
@@ -354,16 +358,17 @@ impl<B: NetworkBehaviour> Node<B> {
             .with_max_pending_outgoing(Some(128))
             .with_max_established_per_peer(Some(config.max_connections_per_peer))
             .with_max_established(Some(config.max_connections));
+        let dialer =
+            dialer::Behaviour::new(context.clone(), local, config.book.clone(), rand::random());
+        let quic_upgrade = match config.quic_upgrade {
+            true => OptionalBehaviour::enabled(dialer.quic_upgrade()),
+            false => OptionalBehaviour::disabled(),
+        };
         let behaviour = PlutoBehaviour {
             conn_logger: conn_logger::Behaviour::new(context.clone()),
             gater: gater::Behaviour::new(context.clone(), config.gater.clone()),
             limits: connection_limits::Behaviour::new(limits),
-            dialer: dialer::Behaviour::new(
-                context.clone(),
-                local,
-                config.book.clone(),
-                rand::random(),
-            ),
+            dialer,
             identify: identify::behaviour(
                 &context,
                 config.key.public(),
@@ -373,7 +378,7 @@ impl<B: NetworkBehaviour> Node<B> {
             ping: ping::behaviour(&context, config.ping_interval, config.ping_timeout),
             autonat: autonat::Behaviour::new(local, autonat::Config::default()),
             relay: relay_behaviour.into(),
-            quic_upgrade: OptionalBehaviour::disabled(),
+            quic_upgrade,
             inner: OptionalBehaviour::enabled(inner),
         };
         let swarm_config = swarm::Config::with_tokio_executor()

@@ -127,6 +127,23 @@ impl RelayView {
     }
 }
 
+impl RelayView {
+    /// Where it stands, for people.
+    fn trouble(&self) -> String {
+        match (&self.problem, &self.reservation) {
+            (Some(problem), _) => problem.to_string(),
+            (None, ReservationState::Waiting { cause, .. }) => cause.to_string(),
+            (None, ReservationState::Resolving) => "not resolved yet".to_owned(),
+            (None, ReservationState::Dialing) => "being dialled".to_owned(),
+            (None, ReservationState::Lost) => "lost, being dialled".to_owned(),
+            (None, ReservationState::Connected | ReservationState::Reserving) => {
+                "being asked for a reservation".to_owned()
+            }
+            (None, ReservationState::Reserved { .. }) => "reserved".to_owned(),
+        }
+    }
+}
+
 /// Where the reservation on a relay stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ReservationState {
@@ -311,6 +328,12 @@ pub enum FailureCause {
     /// closed it.
     #[error("closed during the handshake (is this node in the peer's cluster file?)")]
     Handshake,
+    /// It holds no reservation on that relay, so that the relay cannot reach it.
+    #[error("not on relay {relay} (is the node running, and does it use this relay?)")]
+    NoReservation {
+        /// The relay.
+        relay: PeerId,
+    },
     /// Our own gate or limits refused.
     #[error("refused by this node's own limits")]
     Denied,
@@ -352,6 +375,17 @@ pub enum WhyNotConnected {
     NoAddress {
         /// The peer asked for.
         peer: PeerId,
+    },
+    /// No address is known, and no relay is connected through which it could be reached.
+    #[error(
+        "peer {peer} has no known address, and no relay is connected{}",
+        told(relays)
+    )]
+    NoRelay {
+        /// The peer asked for.
+        peer: PeerId,
+        /// The relays as they are.
+        relays: Vec<Arc<RelayView>>,
     },
     /// A dial is under way.
     #[error("peer {peer} is being dialled{}", said(last))]
@@ -399,6 +433,11 @@ fn said(last: &Option<Failure>) -> String {
         }) => format!("; last at {address}: {cause}"),
         Some(Failure { cause, .. }) => format!("; last: {cause}"),
     }
+}
+
+fn told(relays: &[Arc<RelayView>]) -> String {
+    let relay = |relay: &Arc<RelayView>| format!("; {}: {}", relay.name, relay.trouble());
+    relays.iter().map(relay).collect()
 }
 
 impl PeerView {
@@ -630,6 +669,12 @@ impl P2PContext {
         let last = state.failures.last().cloned();
         Some(match state.dialing {
             _ if !state.is_wanted() => WhyNotConnected::Unknown { peer },
+            DialState::NoAddress if state.known && !view.relays.is_empty() => {
+                WhyNotConnected::NoRelay {
+                    peer,
+                    relays: view.relays.clone(),
+                }
+            }
             DialState::NoAddress if last.is_none() => WhyNotConnected::NoAddress { peer },
             DialState::Idle | DialState::NoAddress => WhyNotConnected::Untried { peer, last },
             DialState::Dialing { .. } => WhyNotConnected::Dialing { peer, last },
