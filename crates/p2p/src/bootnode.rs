@@ -359,7 +359,7 @@ impl Bootnodes {
                         headers: routing.headers(),
                         context: context.clone(),
                         writer: context.writer(),
-                        named: Vec::new(),
+                        named: Named::default(),
                     };
                     let work = cancel.clone().run_until_cancelled_owned(resolver.run());
                     tasks.spawn(async {
@@ -409,8 +409,39 @@ struct Resolver {
     headers: HeaderMap,
     context: P2PContext,
     writer: Writer,
-    /// Who was named, newest last.
-    named: Vec<PeerId>,
+    named: Named,
+}
+
+/// Who a URL named, newest last; at most [`MEMORY`].
+#[derive(Debug, Default)]
+struct Named(Vec<PeerId>);
+
+/// Who a URL names now, beside who it named before.
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    /// The same.
+    None,
+    /// Somebody new.
+    New { before: PeerId },
+    /// Somebody whom it had left.
+    Back { before: PeerId },
+}
+
+impl Named {
+    fn tell(&mut self, now: PeerId) -> Change {
+        let before = self.0.last().copied();
+        let change = match before {
+            None => Change::None,
+            Some(before) if before == now => return Change::None,
+            Some(before) if self.0.contains(&now) => Change::Back { before },
+            Some(before) => Change::New { before },
+        };
+        if self.0.len() == MEMORY {
+            self.0.remove(0);
+        }
+        self.0.push(now);
+        change
+    }
 }
 
 impl Resolver {
@@ -460,27 +491,21 @@ impl Resolver {
     /// a good one away.
     fn judge(&mut self, peer: RelayPeer) -> Result<RelayPeer, ResolveError> {
         let (now, view) = (peer.id, self.context.view());
-        let Some(before) = self.named.last().copied().filter(|last| *last != now) else {
-            if self.named.is_empty() {
-                self.named.push(now);
-            }
-            return Ok(peer);
-        };
-        let alternates = self.named.contains(&now);
-        if self.named.len() == MEMORY {
-            self.named.remove(0);
-        }
-        self.named.push(now);
         let present = view.relays.get(self.index).and_then(|relay| relay.peer);
         let works = present.is_some_and(|present| present != now && view.is_connected(&present));
-        if alternates && works {
-            return Err(ResolveError::Alternates {
-                url: self.name.clone(),
-                now,
-                before,
-            });
+        match self.named.tell(now) {
+            Change::None => {}
+            Change::Back { before } if works => {
+                return Err(ResolveError::Alternates {
+                    url: self.name.clone(),
+                    now,
+                    before,
+                });
+            }
+            Change::New { before } | Change::Back { before } => {
+                tracing::info!(url = %self.name, peer = %now, %before, "the relay is another one now");
+            }
         }
-        tracing::info!(url = %self.name, peer = %now, %before, "the relay is another one now");
         Ok(peer)
     }
 
@@ -530,4 +555,33 @@ fn backoff(attempts: u32) -> Duration {
     let spread = rand::rng().random_range(0.8..=1.2);
     let wait = BACKOFF_MIN.mul_f64(1.6f64.powi(attempts.min(16).cast_signed()));
     wait.min(BACKOFF_MAX).mul_f64(spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_back_is_told_from_who_is_new() {
+        let [a, b, c] = [(); 3].map(|()| PeerId::random());
+        let mut named = Named::default();
+        assert_eq!(named.tell(a), Change::None);
+        assert_eq!(named.tell(a), Change::None);
+        assert_eq!(named.tell(b), Change::New { before: a });
+        assert_eq!(named.tell(a), Change::Back { before: b });
+        assert_eq!(named.tell(c), Change::New { before: a });
+        for _ in 0..2 * MEMORY {
+            named.tell(PeerId::random());
+        }
+        assert_eq!(named.0.len(), MEMORY);
+    }
+
+    #[test]
+    fn waits_grow_to_their_bound_and_stay_below_five_seconds() {
+        assert!(backoff(0) <= BACKOFF_MIN * 6 / 5);
+        for attempts in 0..=u32::from(u8::MAX) {
+            assert!(backoff(attempts) < Duration::from_secs(5));
+        }
+        assert!(backoff(u32::MAX) >= BACKOFF_MAX * 4 / 5);
+    }
 }
