@@ -171,6 +171,11 @@ impl Behaviour {
         behaviour
     }
 
+    /// Reaches members through relays only, whatever addresses are known.
+    pub(crate) fn relayed_only(&mut self) {
+        self.planner.relayed_only();
+    }
+
     /// The switch of the QUIC upgrade, on for as long as it exists.
     pub fn quic_upgrade(&self) -> QuicUpgrade {
         QuicUpgrade::new(self.upgrades.clone())

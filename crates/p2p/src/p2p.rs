@@ -94,6 +94,8 @@ pub struct NodeConfig {
     pub relays: Vec<RelaySource>,
     /// What a relay's URL is told of the cluster.
     pub routing: Routing,
+    /// Dials members of the cluster through relays only, and stays on them: for trying relays.
+    pub relayed_only: bool,
     /// Who may come in.
     pub gater: gater::Config,
     /// Connections to one peer. Several are normal for seconds, while a path is replaced.
@@ -127,6 +129,7 @@ impl NodeConfig {
             book: Book::new([]),
             relays: Vec::new(),
             routing: Routing::default(),
+            relayed_only: false,
             gater: gater::Config::default(),
             max_connections_per_peer: 8,
             max_connections: 1024,
@@ -358,8 +361,11 @@ impl<B: NetworkBehaviour> Node<B> {
             .with_max_pending_outgoing(Some(128))
             .with_max_established_per_peer(Some(config.max_connections_per_peer))
             .with_max_established(Some(config.max_connections));
-        let dialer =
+        let mut dialer =
             dialer::Behaviour::new(context.clone(), local, config.book.clone(), rand::random());
+        if config.relayed_only {
+            dialer.relayed_only();
+        }
         let quic_upgrade = match config.quic_upgrade {
             true => OptionalBehaviour::enabled(dialer.quic_upgrade()),
             false => OptionalBehaviour::disabled(),

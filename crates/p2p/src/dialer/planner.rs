@@ -169,10 +169,19 @@ pub struct Planner {
     jitter: SmallRng,
     targets: BTreeMap<PeerId, Target>,
     router: RelayRouter,
-    upgrades: bool,
+    rules: Rules,
     attempts: BTreeMap<Attempt, (PeerId, Way)>,
     next_attempt: u64,
     outcomes: Vec<(PeerId, Outcome)>,
+}
+
+/// Which ways are allowed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rules {
+    /// TCP is replaced by QUIC.
+    upgrades: bool,
+    /// Members are reached through relays only.
+    relayed_only: bool,
 }
 
 #[derive(Debug)]
@@ -205,7 +214,7 @@ impl Planner {
             jitter: SmallRng::seed_from_u64(seed),
             targets: others.map(|peer| (peer, Target::new(true, now))).collect(),
             router: RelayRouter::default(),
-            upgrades: false,
+            rules: Rules::default(),
             attempts: BTreeMap::new(),
             next_attempt: 0,
             outcomes: Vec::new(),
@@ -243,7 +252,12 @@ impl Planner {
 
     /// Whether TCP is to be replaced by QUIC.
     pub fn handle_upgrades(&mut self, wanted: bool) {
-        self.upgrades = wanted;
+        self.rules.upgrades = wanted;
+    }
+
+    /// Dials members through relays only.
+    pub fn relayed_only(&mut self) {
+        self.rules.relayed_only = true;
     }
 
     /// The peer is to be found there. New addresses clear the wait.
@@ -269,7 +283,7 @@ impl Planner {
     /// The open connections to a peer are these. The last one lost is followed by a dial, at once if
     /// it was a good one.
     pub fn handle_open(&mut self, peer: PeerId, open: Vec<Open>, now: Instant) {
-        let (local, upgrades) = (self.local, self.upgrades);
+        let (local, upgrades) = (self.local, self.rules.upgrades);
         let Some(target) = self.targets.get_mut(&peer) else {
             return;
         };
@@ -362,10 +376,10 @@ impl Planner {
         if self.attempts.len() >= MAX_DIALING {
             return None;
         }
-        let (router, upgrades) = (&self.router, self.upgrades);
+        let (router, rules) = (&self.router, self.rules);
         let mut targets = self.targets.iter_mut();
         let (peer, way, addresses) = targets.find_map(|(peer, target)| {
-            let (way, addresses) = target.begin(*peer, router, upgrades, now)?;
+            let (way, addresses) = target.begin(*peer, router, rules, now)?;
             Some((*peer, way, addresses))
         })?;
         let attempt = Attempt(self.next_attempt);
@@ -385,7 +399,7 @@ impl Planner {
             return None;
         }
         let targets = self.targets.values();
-        let deadlines = targets.flat_map(|target| target.deadlines(&self.router, self.upgrades));
+        let deadlines = targets.flat_map(|target| target.deadlines(&self.router, self.rules));
         deadlines.min()
     }
 
@@ -398,7 +412,7 @@ impl Planner {
         } else if target.direct.dialing + target.routes.dialing() > 0 {
             Plan::Dialing { addresses }
         } else {
-            let deadlines = target.deadlines(&self.router, false);
+            let deadlines = target.deadlines(&self.router, self.rules);
             match deadlines.min() {
                 None => Plan::NoAddress,
                 Some(at) => Plan::At {
@@ -477,8 +491,9 @@ impl Target {
             .min_by_key(|(_, rtt)| *rtt)
     }
 
-    fn wants_direct(&self) -> bool {
+    fn wants_direct(&self, rules: Rules) -> bool {
         !self.is_direct()
+            && !(rules.relayed_only && self.member)
             && match self.direct.dialing {
                 0 => !self.addresses.is_empty(),
                 dialing => dialing < MAX_DIALING_PER_PEER && !self.fresh.is_empty(),
@@ -489,19 +504,20 @@ impl Target {
         self.member && self.open.is_empty()
     }
 
-    fn wants_quic(&self) -> bool {
+    fn wants_quic(&self, rules: Rules) -> bool {
         let direct = |open: &&Open| !open.relayed && open.transport == Transport::Quic;
-        self.member
+        rules.upgrades
+            && self.member
             && self.quic.dialing == 0
             && self.proven(Transport::Tcp).is_some()
             && !self.open.iter().any(|open| direct(&open))
             && self.quic_addresses().next().is_some()
     }
 
-    fn deadlines(&self, router: &RelayRouter, upgrades: bool) -> impl Iterator<Item = Instant> {
-        let direct = self.wants_direct().then_some(self.direct.next);
+    fn deadlines(&self, router: &RelayRouter, rules: Rules) -> impl Iterator<Item = Instant> {
+        let direct = self.wants_direct(rules).then_some(self.direct.next);
         let route = self.wants_route().then(|| self.routes.deadline(router));
-        let quic = (upgrades && self.wants_quic()).then_some(self.quic.next);
+        let quic = self.wants_quic(rules).then_some(self.quic.next);
         [direct, route.flatten(), quic].into_iter().flatten()
     }
 
@@ -509,10 +525,10 @@ impl Target {
         &mut self,
         peer: PeerId,
         router: &RelayRouter,
-        upgrades: bool,
+        rules: Rules,
         now: Instant,
     ) -> Option<(Way, Vec<Multiaddr>)> {
-        if self.wants_direct() && self.direct.next <= now {
+        if self.wants_direct(rules) && self.direct.next <= now {
             let addresses = match self.direct.dialing {
                 0 => self.addresses.clone(),
                 _ => self.fresh.clone(),
@@ -530,7 +546,7 @@ impl Target {
         {
             return Some((Way::Relayed { relay }, vec![address]));
         }
-        if upgrades && self.wants_quic() && self.quic.next <= now {
+        if self.wants_quic(rules) && self.quic.next <= now {
             self.quic.begin(now);
             return Some((Way::QuicUpgrade, self.quic_addresses().cloned().collect()));
         }
@@ -853,6 +869,23 @@ mod tests {
         let connection = direct(2).connection;
         let outcomes: Vec<_> = planner.outcomes().collect();
         assert_eq!(outcomes, [(large, Outcome::Direct { connection })]);
+    }
+
+    #[test]
+    fn a_node_that_is_to_use_relays_only_dials_relays_and_no_member() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let via = via(5);
+        let mut planner = planner(small, large, t0);
+        planner.relayed_only();
+        planner.handle_relays([via.relay], vec![], t0);
+        planner.handle_addresses(via.relay, vec![address(9)], t0);
+        assert_eq!(planner.next_action(t0).unwrap().peer, via.relay);
+        assert_eq!(planner.next_action(t0), None);
+        assert_eq!(planner.plan(&large), Some(Plan::NoAddress));
+        planner.handle_relays([via.relay], vec![via.clone()], t0);
+        let dial = planner.next_action(t0).unwrap();
+        assert_eq!(dial.way, Way::Relayed { relay: via.relay });
     }
 
     #[test]
