@@ -160,3 +160,218 @@ async fn end(stream: &mut (impl AsyncWrite + Unpin)) {
     // Nothing more will be said on it, whether the relay hears that or not.
     let _ = timeout(CLOSING, stream.close()).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::AsyncReadExt;
+    use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn what_charons_relays_answer_is_a_grant() {
+        let path = std::env::var("PLUTO_VECTORS").unwrap_or("../../../shared/vectors".into());
+        let text = std::fs::read_to_string(format!("{path}/charon/relay.json")).unwrap();
+        let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let mut seen = 0;
+        for case in vectors["cases"].as_array().unwrap() {
+            let recorded = &case["reservation"];
+            let (mut near, mut far) = pipe();
+            let answer = async {
+                let mut asked = vec![0; 3];
+                far.read_exact(&mut asked).await.unwrap();
+                far.write_all(&bytes(&recorded["response_frame"]))
+                    .await
+                    .unwrap();
+                asked
+            };
+            let (grant, asked) = tokio::join!(reserve(&mut near, LIMIT), answer);
+
+            assert_eq!(asked, bytes(&recorded["request_frame"]));
+            let grant = grant.unwrap();
+            assert_eq!(
+                grant.expires_unix_secs,
+                recorded["expire_unix"].as_u64().unwrap()
+            );
+            let addresses: Vec<_> = recorded["addrs"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(bytes)
+                .collect();
+            let read: Vec<_> = grant.addresses.iter().map(Multiaddr::to_vec).collect();
+            assert_eq!(read, addresses);
+            let limit = &recorded["limit"];
+            let limit = Limit {
+                duration: limit["duration_s"].as_u64().map(Duration::from_secs),
+                bytes: limit["data_bytes"].as_u64(),
+            };
+            assert_eq!(grant.limit, Some(limit));
+            seen += 1;
+        }
+        assert!(seen >= 8, "{seen}");
+    }
+
+    #[tokio::test]
+    async fn the_first_bytes_behind_the_answer_are_the_circuits() {
+        let to = PeerId::random();
+        let (mut near, mut far) = pipe();
+        let answer = async {
+            let request: pb::HopMessage =
+                proto::read_protobuf_with_max_size(&mut far, MAX_FRAME, LIMIT)
+                    .await
+                    .unwrap();
+            assert_eq!(request.r#type, Some(1));
+            assert_eq!(&request.peer.unwrap().id.unwrap()[..], to.to_bytes());
+            let mut said = proto::Frame::encode(&status(100)).as_bytes().to_vec();
+            said.extend_from_slice(b"hello");
+            far.write_all(&said).await.unwrap();
+        };
+        let (limit, ()) = tokio::join!(connect(&mut near, to, LIMIT), answer);
+
+        assert_eq!(limit.unwrap(), None);
+        let mut first = [0; 5];
+        near.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"hello");
+    }
+
+    #[tokio::test]
+    async fn each_status_is_told_in_words() {
+        for (code, refusal) in [
+            (200, Refusal::ReservationRefused),
+            (201, Refusal::ResourceLimitExceeded),
+            (202, Refusal::PermissionDenied),
+            (203, Refusal::ConnectionFailed),
+            (204, Refusal::NoReservation),
+            (400, Refusal::MalformedMessage),
+            (401, Refusal::UnexpectedMessage),
+            (0, Refusal::Unknown(0)),
+            (-7, Refusal::Unknown(-7)),
+        ] {
+            let error = told(proto::Frame::encode(&status(code)).as_bytes()).await;
+            assert!(
+                matches!(error, Error::Refused(said) if said == refusal),
+                "{error}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_none_is_told_from_a_stream_that_broke() {
+        let frame = |message: pb::HopMessage| proto::Frame::encode(&message).as_bytes().to_vec();
+        let bare = frame(pb::HopMessage {
+            status: None,
+            ..status(100)
+        });
+        assert!(matches!(
+            told(&bare).await,
+            Error::Malformed(Violation::NoStatus)
+        ));
+        for kind in [None, Some(0), Some(1), Some(9)] {
+            let message = frame(pb::HopMessage {
+                r#type: kind,
+                ..status(100)
+            });
+            let error = told(&message).await;
+            assert!(
+                matches!(error, Error::Malformed(Violation::Type { found }) if found == kind),
+                "{error}"
+            );
+        }
+        let empty = frame(status(100));
+        assert!(matches!(
+            told(&empty).await,
+            Error::Malformed(Violation::NoReservation)
+        ));
+
+        assert!(matches!(told(&[]).await, Error::Frame(proto::Error::Empty)));
+        let garbage = told(&[3, 0xff, 0xff, 0xff]).await;
+        assert!(
+            matches!(garbage, Error::Frame(proto::Error::Decode(_))),
+            "{garbage}"
+        );
+        // 2^62, of which nothing is taken.
+        let huge = told(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40]).await;
+        assert!(
+            matches!(huge, Error::Frame(proto::Error::TooLong { len, max: MAX_FRAME }) if len == 1 << 62),
+            "{huge}"
+        );
+        let long = told(proto::Frame::from_body(&[0; MAX_FRAME + 1]).as_bytes()).await;
+        assert!(
+            matches!(long, Error::Frame(proto::Error::TooLong { .. })),
+            "{long}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_relay_costs_the_time_out_and_no_more() {
+        let (mut near, _far) = pipe();
+        let error = reserve(&mut near, LIMIT).await.unwrap_err();
+        assert!(matches!(error, Error::TimedOut { limit: LIMIT }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn of_many_addresses_a_few_are_kept_and_of_broken_ones_none() {
+        let address: Multiaddr = "/ip4/1.2.3.4/tcp/9".parse().unwrap();
+        let mut addrs = vec![bytes::Bytes::from_static(b"\xff\xff\xff")];
+        addrs.resize(MAX_ADDRESSES + 5, address.to_vec().into());
+        let answer = pb::HopMessage {
+            reservation: Some(pb::Reservation {
+                expire: None,
+                addrs,
+                voucher: None,
+            }),
+            ..status(100)
+        };
+        let (mut near, mut far) = pipe();
+        let frame = proto::Frame::encode(&answer);
+        far.write_all(frame.as_bytes()).await.unwrap();
+        let grant = reserve(&mut near, LIMIT).await.unwrap();
+        assert_eq!(grant.addresses, vec![address; MAX_ADDRESSES]);
+        assert_eq!((grant.expires_unix_secs, grant.limit), (0, None));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_answers_end_in_an_error(answer: Vec<u8>) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            runtime.unwrap().block_on(async {
+                told(&answer).await;
+                told(proto::Frame::from_body(&answer).as_bytes()).await;
+            });
+        }
+    }
+
+    async fn told(answer: &[u8]) -> Error {
+        let (mut near, mut far) = pipe();
+        far.write_all(answer).await.unwrap();
+        far.close().await.unwrap();
+        reserve(&mut near, LIMIT).await.unwrap_err()
+    }
+
+    fn pipe() -> (
+        Compat<tokio::io::DuplexStream>,
+        Compat<tokio::io::DuplexStream>,
+    ) {
+        let (near, far) = tokio::io::duplex(2 * MAX_FRAME);
+        (near.compat(), far.compat())
+    }
+
+    fn status(code: i32) -> pb::HopMessage {
+        pb::HopMessage {
+            r#type: Some(2),
+            status: Some(code),
+            ..pb::HopMessage::default()
+        }
+    }
+
+    fn bytes(hex: &serde_json::Value) -> Vec<u8> {
+        let hex = hex.as_str().unwrap();
+        (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+            .collect()
+    }
+}

@@ -628,3 +628,548 @@ impl MutableRelayReservation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const NANO: Duration = Duration::from_nanos(1);
+
+    #[test]
+    fn it_is_asked_for_once_there_is_a_connection_and_a_listener() {
+        let (t0, relay) = (Instant::now(), PeerId::random());
+        let mut life = MutableRelayReservation::new(1);
+        assert_eq!(life.state(), ReservationState::Resolving);
+
+        life.handle_relay(Some(relay), t0);
+        assert_eq!(life.state(), ReservationState::Dialling);
+        assert_eq!(
+            actions(&mut life),
+            [Action::Want(relay), Action::Listen(relay)]
+        );
+        let listener = ListenerId::next();
+        life.handle_listening(listener);
+
+        life.handle_connection(Some(conn(1)), t0);
+        assert_eq!(life.state(), ReservationState::Connected);
+        assert_eq!(actions(&mut life), []);
+
+        life.handle_listener_open(listener, t0);
+        assert_eq!(life.state(), ReservationState::Reserving);
+        let asked = Action::Reserve {
+            relay,
+            connection: conn(1),
+            attempt: 1,
+        };
+        assert_eq!(actions(&mut life), [asked]);
+    }
+
+    #[test]
+    fn it_is_renewed_at_three_quarters_and_after_half_an_hour_at_the_latest() {
+        for (term, after) in [
+            (Duration::from_secs(4), Duration::from_secs(3)),
+            (Duration::from_millis(1), MIN_RENEW),
+            (Duration::from_secs(40 * 60), MAX_RENEW),
+            (HOUR, MAX_RENEW),
+            (MAX_TERM, MAX_RENEW),
+        ] {
+            assert_eq!(renew_after(term), after, "{term:?}");
+        }
+        let t0 = Instant::now();
+        let (mut life, _) = reserved(HOUR, t0);
+
+        life.handle_timeout(t0 + MAX_RENEW - NANO);
+        assert_eq!(actions(&mut life), []);
+        assert_eq!(life.next_deadline(), Some(t0 + MAX_RENEW));
+        life.handle_timeout(t0 + MAX_RENEW);
+        assert!(matches!(
+            actions(&mut life)[..],
+            [Action::Reserve { attempt: 2, .. }]
+        ));
+        life.handle_granted(2, HOUR, None, t0 + MAX_RENEW);
+        let told = actions(&mut life);
+        assert!(
+            matches!(
+                told[..],
+                [Action::Tell(
+                    _,
+                    Notice::Reserved {
+                        renewal: true,
+                        term: HOUR
+                    }
+                )]
+            ),
+            "{told:?}"
+        );
+        assert!(matches!(
+            life.state(),
+            ReservationState::Reserved { until, .. } if until == t0 + MAX_RENEW + HOUR
+        ));
+    }
+
+    #[test]
+    fn a_refused_renewal_is_repeated_while_the_reservation_holds() {
+        let t0 = Instant::now();
+        let (mut life, _) = reserved(Duration::from_secs(40), t0);
+        let full = Trouble::Refused(Refusal::ResourceLimitExceeded);
+        let mut now = t0 + Duration::from_secs(30);
+        let (mut asked, mut expired) = (0, false);
+        while now < t0 + Duration::from_secs(60) {
+            life.handle_timeout(now);
+            for action in actions(&mut life) {
+                match action {
+                    Action::Reserve { attempt, .. } => {
+                        asked += 1;
+                        life.handle_failed(attempt, full, now);
+                        let held = now < t0 + Duration::from_secs(40);
+                        assert_eq!(life.state().is_reserved(), held);
+                    }
+                    Action::Tell(_, Notice::Failed { trouble, held }) => {
+                        assert_eq!((trouble, held), (full, !expired));
+                    }
+                    Action::Tell(_, Notice::Expired) => {
+                        assert_eq!(
+                            now,
+                            t0 + Duration::from_secs(40),
+                            "at the moment, not later"
+                        );
+                        expired = true;
+                    }
+                    action => panic!("{action:?}"),
+                }
+            }
+            now = life.next_deadline().unwrap();
+        }
+        assert!(expired && asked >= 10, "{asked}");
+        assert!(matches!(
+            life.state(),
+            ReservationState::Waiting { trouble: Some(trouble), .. } if trouble == full
+        ));
+    }
+
+    #[test]
+    fn a_reservation_lost_with_its_connection_is_asked_for_on_the_next_at_once() {
+        let t0 = Instant::now();
+        let (mut life, relay) = reserved(HOUR, t0);
+        let t1 = t0 + HOUR / 4;
+
+        life.handle_closed(conn(1), None, t1);
+        assert_eq!(life.state(), ReservationState::Lost { since: t1 });
+        assert_eq!(
+            actions(&mut life),
+            [Action::Tell(relay, Notice::Lost), Action::Want(relay)]
+        );
+        assert!(!life.accepts());
+
+        life.handle_connection(Some(conn(2)), t1 + HOUR / 4);
+        assert!(
+            matches!(actions(&mut life)[..], [Action::Reserve { connection, .. }] if connection == conn(2))
+        );
+    }
+
+    #[test]
+    fn one_that_is_lost_while_another_connection_is_open_moves_to_it() {
+        let t0 = Instant::now();
+        let (mut life, relay) = reserved(HOUR, t0);
+        life.handle_connection(Some(conn(2)), t0);
+        assert_eq!(actions(&mut life), [], "it holds where it is");
+        // A foreign one.
+        life.handle_closed(conn(3), Some(conn(2)), t0);
+        assert_eq!(actions(&mut life), []);
+
+        life.handle_closed(conn(1), Some(conn(2)), t0);
+        let asked = Action::Reserve {
+            relay,
+            connection: conn(2),
+            attempt: 2,
+        };
+        assert_eq!(
+            actions(&mut life),
+            [Action::Tell(relay, Notice::Lost), asked]
+        );
+    }
+
+    #[test]
+    fn one_whose_connection_is_drained_moves_before_it_is_lost() {
+        let t0 = Instant::now();
+        let (mut life, relay) = reserved(HOUR, t0);
+        life.handle_draining(t0);
+        assert_eq!(actions(&mut life), [], "there is no other connection");
+
+        life.handle_connection(Some(conn(2)), t0);
+        life.handle_draining(t0);
+        life.handle_draining(t0);
+        let asked = Action::Reserve {
+            relay,
+            connection: conn(2),
+            attempt: 2,
+        };
+        assert_eq!(actions(&mut life), [asked], "once");
+        life.handle_granted(2, HOUR, None, t0);
+        actions(&mut life);
+        life.handle_draining(t0);
+        life.handle_closed(conn(1), Some(conn(2)), t0);
+        assert_eq!(actions(&mut life), [], "nothing was lost");
+        assert_eq!(life.held_on(), Some(conn(2)));
+    }
+
+    #[test]
+    fn failures_wait_longer_up_to_four_seconds_and_a_grant_forgets_them() {
+        let mut now = Instant::now();
+        let (mut life, _) = reserving(now);
+        let mut waits = Vec::new();
+        for attempt in 1..=12 {
+            life.handle_failed(attempt, Trouble::TimedOut, now);
+            assert!(matches!(
+                life.state(),
+                ReservationState::Waiting { attempts, .. } if u64::from(attempts) == attempt
+            ));
+            let next = life.next_deadline().unwrap();
+            waits.push(next - now);
+            now = next;
+            life.handle_timeout(now);
+        }
+        assert!(waits[0] <= BACKOFF_MIN && waits[0] >= BACKOFF_MIN * 3 / 5);
+        assert!(waits.iter().all(|wait| *wait <= BACKOFF_MAX), "{waits:?}");
+        assert!(waits[11] >= BACKOFF_MAX * 3 / 5);
+
+        life.handle_granted(13, HOUR, None, now);
+        life.handle_closed(conn(1), Some(conn(2)), now);
+        life.handle_failed(14, Trouble::Broken, now);
+        assert!(life.next_deadline().unwrap() - now <= BACKOFF_MIN);
+    }
+
+    #[test]
+    fn a_new_connection_does_not_shorten_the_wait_after_a_refusal() {
+        let t0 = Instant::now();
+        let (mut life, _) = reserving(t0);
+        life.handle_failed(1, Trouble::Refused(Refusal::PermissionDenied), t0);
+        let until = life.next_deadline().unwrap();
+
+        life.handle_closed(conn(1), None, t0);
+        life.handle_connection(Some(conn(2)), t0);
+        assert!(
+            !actions(&mut life)
+                .iter()
+                .any(|action| matches!(action, Action::Reserve { .. })),
+            "or a relay that closes after each refusal is asked without a pause"
+        );
+        life.handle_timeout(until);
+        assert_eq!(life.state(), ReservationState::Reserving);
+    }
+
+    #[test]
+    fn a_relay_that_becomes_another_gets_another_listener() {
+        let t0 = Instant::now();
+        let (mut life, old) = reserved(HOUR, t0);
+        let new = PeerId::random();
+        let listener = life.listener().unwrap();
+
+        life.handle_relay(Some(old), t0);
+        assert_eq!(actions(&mut life), [], "the same one");
+        life.handle_relay(Some(new), t0);
+        assert_eq!(
+            actions(&mut life),
+            [
+                Action::Unlisten(listener),
+                Action::Tell(old, Notice::Lost),
+                Action::Want(new),
+                Action::Listen(new)
+            ]
+        );
+        assert_eq!(life.state(), ReservationState::Dialling);
+        // The old one's end is nothing to the new one.
+        life.handle_listening(ListenerId::next());
+        life.handle_listener_closed(listener, t0);
+        life.handle_granted(1, HOUR, None, t0);
+        assert_eq!(actions(&mut life), []);
+        assert_eq!(life.state(), ReservationState::Dialling);
+
+        life.handle_relay(None, t0);
+        assert!(matches!(actions(&mut life)[..], [Action::Unlisten(_)]));
+        assert_eq!(life.state(), ReservationState::Resolving);
+    }
+
+    #[test]
+    fn a_closed_listener_is_opened_again_after_a_while() {
+        let t0 = Instant::now();
+        let (mut life, relay) = reserved(HOUR, t0);
+        let listener = life.listener().unwrap();
+
+        life.handle_listener_closed(listener, t0);
+        let trouble = Trouble::ListenerClosed;
+        let failed = Notice::Failed {
+            trouble,
+            held: false,
+        };
+        assert_eq!(
+            actions(&mut life),
+            [
+                Action::Tell(relay, Notice::Lost),
+                Action::Tell(relay, failed)
+            ]
+        );
+        let until = life.next_deadline().unwrap();
+        life.handle_timeout(until);
+        assert_eq!(actions(&mut life), [Action::Listen(relay)]);
+        let again = ListenerId::next();
+        life.handle_listening(again);
+        life.handle_listener_open(again, until);
+        assert_eq!(life.state(), ReservationState::Reserving);
+    }
+
+    #[test]
+    fn an_attempt_of_which_nothing_is_heard_is_a_failed_one() {
+        let t0 = Instant::now();
+        let (mut life, _) = reserving(t0);
+        let by = life.next_deadline().unwrap();
+        assert!(by > t0 + RESERVE_TIMEOUT);
+        life.handle_timeout(by - NANO);
+        assert_eq!(life.state(), ReservationState::Reserving);
+        life.handle_timeout(by);
+        assert!(matches!(
+            life.state(),
+            ReservationState::Waiting {
+                trouble: Some(Trouble::TimedOut),
+                ..
+            }
+        ));
+        life.handle_granted(1, HOUR, None, by);
+        assert!(!life.state().is_reserved(), "it was given up");
+    }
+
+    #[test]
+    fn a_term_that_cannot_be_is_taken_for_a_wrong_clock() {
+        let now = Duration::from_millis(1_700_000_000_500);
+        for (expires, expected) in [
+            (1_700_003_600, HOUR - Duration::from_millis(500)),
+            (1_700_000_001, Duration::from_millis(500)),
+            (1_700_000_000, ASSUMED_TERM),
+            (0, ASSUMED_TERM),
+            (u64::MAX, MAX_TERM),
+        ] {
+            assert_eq!(term(expires, now), expected, "{expires}");
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Relay(Option<usize>),
+        Connection(Option<usize>),
+        Closed(usize, Option<usize>),
+        Draining,
+        Granted(u64, u64),
+        Failed(u64, bool),
+        ListenerOpen(bool),
+        ListenerClosed(bool),
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let place = || prop::option::of(0..3usize);
+        prop_oneof![
+            prop::option::weighted(0.9, 0..2usize).prop_map(Step::Relay),
+            place().prop_map(Step::Connection),
+            (0..3usize, place()).prop_map(|(closed, best)| Step::Closed(closed, best)),
+            Just(Step::Draining),
+            (0..2u64, 0..20_000u64).prop_map(|(old, term)| Step::Granted(old, term)),
+            (0..2u64, any::<bool>()).prop_map(|(old, refused)| Step::Failed(old, refused)),
+            any::<bool>().prop_map(Step::ListenerOpen),
+            any::<bool>().prop_map(Step::ListenerClosed),
+            (0..30_000u64).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever happens in whatever order: deadlines lie ahead, nothing is asked where it cannot
+        /// be, listeners come and go one by one; and once the world is well, it is reserved within
+        /// five seconds.
+        #[test]
+        fn there_is_a_way_out_of_every_state(steps in prop::collection::vec(step(), 0..60)) {
+            let relays = [PeerId::random(), PeerId::random()];
+            let mut world = World::new();
+            for step in steps {
+                let now = world.now;
+                let listeners = [false, true].map(|ours| world.listener(ours));
+                let life = &mut world.life;
+                match step {
+                    Step::Relay(relay) => life.handle_relay(relay.map(|n| relays[n]), now),
+                    Step::Connection(best) => life.handle_connection(best.map(conn), now),
+                    Step::Closed(closed, best) => {
+                        let best = best.filter(|best| *best != closed);
+                        life.handle_closed(conn(closed), best.map(conn), now);
+                    }
+                    Step::Draining => life.handle_draining(now),
+                    Step::Granted(old, term) => {
+                        let attempt = world.asked.saturating_sub(old);
+                        life.handle_granted(attempt, Duration::from_millis(term), None, now);
+                    }
+                    Step::Failed(old, refused) => {
+                        let trouble = match refused {
+                            true => Trouble::Refused(Refusal::PermissionDenied),
+                            false => Trouble::Broken,
+                        };
+                        life.handle_failed(world.asked.saturating_sub(old), trouble, now);
+                    }
+                    Step::ListenerOpen(ours) => life.handle_listener_open(listeners[usize::from(ours)], now),
+                    Step::ListenerClosed(ours) => {
+                        life.handle_listener_closed(listeners[usize::from(ours)], now);
+                    }
+                    Step::Wait(millis) => {
+                        world.pass(Duration::from_millis(millis));
+                        continue;
+                    }
+                }
+                world.follow();
+            }
+
+            // The world is well from now on.
+            world.life.handle_relay(Some(relays[0]), world.now);
+            world.follow();
+            world.life.handle_connection(Some(conn(9)), world.now);
+            world.follow();
+            world.well = true;
+            let begun = world.now;
+            if let Some(asked) = world.life.asked(world.asked) {
+                // An attempt under way ends one way or another: its connection's, or in time.
+                let closed = asked.connection;
+                world.life.handle_closed(closed, Some(conn(9)), begun);
+                world.follow();
+            }
+            world.pass(Duration::from_secs(5));
+            let state = world.life.state();
+            prop_assert!(state.is_reserved(), "{:?}", state);
+        }
+    }
+
+    /// Does what the life asks for, as the shell would.
+    struct World {
+        life: MutableRelayReservation,
+        now: Instant,
+        /// The last attempt.
+        asked: u64,
+        listening: Option<ListenerId>,
+        /// Listeners open, and relays grant.
+        well: bool,
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self {
+                life: MutableRelayReservation::new(7),
+                now: Instant::now(),
+                asked: 0,
+                listening: None,
+                well: false,
+            }
+        }
+
+        fn listener(&self, ours: bool) -> ListenerId {
+            match (ours, self.life.listener()) {
+                (true, Some(listener)) => listener,
+                _ => ListenerId::next(),
+            }
+        }
+
+        fn follow(&mut self) {
+            loop {
+                if self.life.listener().is_none() {
+                    self.listening = None;
+                }
+                let Some(action) = self.life.next_action() else {
+                    break;
+                };
+                match action {
+                    Action::Listen(relay) => {
+                        assert_eq!(self.life.relay(), Some(relay));
+                        assert_eq!(self.listening, None, "one at a time");
+                        let listener = ListenerId::next();
+                        self.life.handle_listening(listener);
+                        self.listening = Some(listener);
+                    }
+                    Action::Unlisten(listener) => {
+                        assert_ne!(self.life.listener(), Some(listener));
+                        self.listening = None;
+                    }
+                    Action::Want(_) => {}
+                    Action::Reserve {
+                        connection,
+                        attempt,
+                        ..
+                    } => {
+                        assert!(attempt > self.asked, "each has its number");
+                        assert!(self.life.listener().is_some());
+                        assert_eq!(self.life.connection(), Some(connection));
+                        self.asked = attempt;
+                        if self.well {
+                            self.life.handle_granted(attempt, HOUR, None, self.now);
+                        }
+                    }
+                    Action::Tell(_, Notice::Reserved { .. }) => {
+                        assert!(self.life.accepts());
+                    }
+                    Action::Tell(..) => {}
+                }
+            }
+            if self.well
+                && let Some(listener) = self.listening
+                && self.life.state() == ReservationState::Connected
+            {
+                self.life.handle_listener_open(listener, self.now);
+                self.follow();
+            }
+            let held = !matches!(self.life.phase, Phase::Idle);
+            assert!(!held || self.life.connection().is_some());
+        }
+
+        /// Time passes from deadline to deadline.
+        fn pass(&mut self, time: Duration) {
+            let until = self.now + time;
+            self.life.handle_timeout(self.now);
+            self.follow();
+            let mut wakes = 0;
+            while let Some(next) = self.life.next_deadline().filter(|next| *next <= until) {
+                assert!(next >= self.now, "a deadline in the past would spin");
+                wakes += 1;
+                assert!(wakes < 1000, "and so would too many");
+                self.now = next;
+                self.life.handle_timeout(next);
+                self.follow();
+                assert!(self.life.next_deadline().is_none_or(|after| after > next));
+            }
+            self.now = until;
+        }
+    }
+
+    fn reserving(now: Instant) -> (MutableRelayReservation, PeerId) {
+        let relay = PeerId::random();
+        let mut life = MutableRelayReservation::of_listener(relay, ListenerId::next(), 3);
+        life.handle_connection(Some(conn(1)), now);
+        actions(&mut life);
+        (life, relay)
+    }
+
+    fn reserved(term: Duration, now: Instant) -> (MutableRelayReservation, PeerId) {
+        let (mut life, relay) = reserving(now);
+        life.handle_granted(1, term, None, now);
+        let told = Notice::Reserved {
+            renewal: false,
+            term,
+        };
+        assert_eq!(actions(&mut life), [Action::Tell(relay, told)]);
+        (life, relay)
+    }
+
+    fn actions(life: &mut MutableRelayReservation) -> Vec<Action> {
+        std::iter::from_fn(|| life.next_action()).collect()
+    }
+
+    fn conn(n: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(n)
+    }
+}

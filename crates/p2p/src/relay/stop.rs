@@ -100,3 +100,108 @@ fn status(code: i32) -> pb::StopMessage {
         ..pb::StopMessage::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::AsyncReadExt;
+    use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_bytes_behind_the_request_are_the_circuits() {
+        let from = PeerId::random();
+        let (mut near, mut far) = pipe();
+        let request = pb::StopMessage {
+            peer: Some(pb::Peer {
+                id: Some(from.to_bytes().into()),
+                addrs: Vec::new(),
+            }),
+            limit: Some(pb::Limit {
+                duration: Some(60),
+                data: None,
+            }),
+            ..connect()
+        };
+        let mut said = proto::Frame::encode(&request).as_bytes().to_vec();
+        said.extend_from_slice(b"hello");
+        far.write_all(&said).await.unwrap();
+
+        let asked = read(&mut near).await.unwrap();
+        accept(&mut near).await.unwrap();
+
+        assert_eq!(asked.from, from);
+        let limit = asked.limit.unwrap();
+        assert_eq!(
+            (limit.duration, limit.bytes),
+            (Some(Duration::from_secs(60)), None)
+        );
+        assert_eq!(answered(&mut far).await, 100);
+        let mut first = [0; 5];
+        near.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"hello");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_none_is_answered_with_why() {
+        let nobody = proto::Frame::encode(&connect());
+        let odd = proto::Frame::encode(&pb::StopMessage {
+            peer: Some(pb::Peer {
+                id: Some(vec![1, 2, 3].into()),
+                addrs: Vec::new(),
+            }),
+            ..connect()
+        });
+        let answer = proto::Frame::encode(&status(100));
+        let empty = proto::Frame::from_body(&[]);
+        let garbage = proto::Frame::from_body(&[0xff; 9]);
+        for (said, code) in [
+            (nobody, 400),
+            (odd, 400),
+            (garbage, 400),
+            (answer, 401),
+            (empty, 401),
+        ] {
+            let (mut near, mut far) = pipe();
+            far.write_all(said.as_bytes()).await.unwrap();
+            assert!(read(&mut near).await.is_err());
+            assert_eq!(answered(&mut far).await, code, "{said:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_relay_that_says_nothing_costs_the_time_out_and_no_more() {
+        let (mut near, _far) = pipe();
+        let error = read(&mut near).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::Frame(proto::Error::TimedOut { limit: TIMEOUT })
+            ),
+            "{error}"
+        );
+    }
+
+    async fn answered(far: &mut Compat<tokio::io::DuplexStream>) -> i32 {
+        let answer: pb::StopMessage = proto::read_protobuf_with_max_size(far, MAX_FRAME, TIMEOUT)
+            .await
+            .unwrap();
+        assert_eq!(answer.r#type, Some(1));
+        answer.status.unwrap()
+    }
+
+    fn connect() -> pb::StopMessage {
+        pb::StopMessage {
+            r#type: Some(0),
+            ..pb::StopMessage::default()
+        }
+    }
+
+    fn pipe() -> (
+        Compat<tokio::io::DuplexStream>,
+        Compat<tokio::io::DuplexStream>,
+    ) {
+        let (near, far) = tokio::io::duplex(2 * MAX_FRAME);
+        (near.compat(), far.compat())
+    }
+}
