@@ -103,19 +103,6 @@ pub enum Error {
     Gone,
 }
 
-impl Error {
-    /// What the relay refused with.
-    pub fn refusal(&self) -> Option<Refusal> {
-        match self {
-            Self::Connect {
-                source: hop::Error::Refused(refusal),
-                ..
-            } => Some(*refusal),
-            _ => None,
-        }
-    }
-}
-
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
@@ -133,26 +120,34 @@ impl From<Error> for io::Error {
     }
 }
 
-/// The relay client's error inside an error of a dial or a listener, which the transports around it
-/// have wrapped.
+/// The relay client's error inside an error of a node's dial or listener, which the transports around
+/// it have wrapped. (In a swarm of your own it may be hidden: an `Either` shows only what is wrapped
+/// by what it holds.)
 pub fn error_of(error: &io::Error) -> Option<&Error> {
-    let mut source = error.get_ref().map(|inner| inner as &dyn std::error::Error);
-    while let Some(inner) = source {
-        if let Some(found) = inner.downcast_ref::<Error>() {
-            return Some(found);
-        }
-        source = match inner.downcast_ref::<io::Error>() {
-            Some(io) => io.get_ref().map(|inner| inner as &dyn std::error::Error),
-            None => inner.source(),
-        };
-    }
-    None
+    chain(error).find_map(|error| error.downcast_ref())
 }
 
 /// What a relay refused with, if that is why a dial failed. [`Refusal::NoReservation`] is "not yet":
 /// the peer may reserve any moment.
 pub fn refusal_of(error: &io::Error) -> Option<Refusal> {
-    error_of(error)?.refusal()
+    chain(error).find_map(|error| match error.downcast_ref() {
+        Some(hop::Error::Refused(refusal)) => Some(*refusal),
+        _ => None,
+    })
+}
+
+/// What an error wraps, outermost first. An I/O error names the source of what it wraps as its own,
+/// which is therefore asked for.
+fn chain(error: &io::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    fn inner(error: &io::Error) -> Option<&(dyn std::error::Error + 'static)> {
+        error.get_ref().map(|inner| inner as _)
+    }
+    std::iter::successors(inner(error), |error| {
+        match error.downcast_ref::<io::Error>() {
+            Some(io) => inner(io),
+            None => error.source(),
+        }
+    })
 }
 
 /// Both halves of the client of the node `local`. Use them in one swarm, in which the context is
