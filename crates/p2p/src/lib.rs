@@ -6,7 +6,6 @@
 //! - [`exchange`] is the one way to exchange messages, and [`proto`] has its frames.
 //! - [`bootnode`] finds relays, [`relay`] uses them.
 //! - [`dialer`], [`gater`] and [`conn_logger`] decide who is dialled, who may come in, what stays.
-//! - [`relay`] is how peers are reached that cannot be reached otherwise.
 //! - [`metrics`] has what a node measures, for a registry of yours.
 //! - [`addr`] reads and filters addresses.
 

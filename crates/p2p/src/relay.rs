@@ -32,7 +32,7 @@ pub(crate) use self::router::Routes;
 pub use self::{
     behaviour::{Behaviour, Event},
     handler::{CONNECT_TIMEOUT, MAX_HOP, MAX_STOP, RESERVE_TIMEOUT},
-    reservation::{MutableRelayReservation, ReservationState, Trouble},
+    reservation::{MutableRelayReservation, ReserveError},
     router::{RelayRouter, Via},
     transport::{Circuit, Transport},
     wire::{HOP, Limit, MAX_FRAME, Refusal, STOP, Violation},

@@ -20,12 +20,14 @@ use libp2p::{
     tcp, yamux,
 };
 use pluto_p2p::{
-    Node, NodeConfig, P2PContext,
+    Node, NodeConfig, P2PContext, RelaySource,
+    addr::is_relayed,
     behaviours::pluto::PlutoBehaviourEvent,
+    bootnode::RelayPeer,
     conn_logger,
     exchange::{Budget, exchange},
     proto::{Frame, NoMeter},
-    relay::{self, Refusal, Trouble},
+    relay::{self, Refusal, ReserveError},
 };
 use pluto_testkit::{LIMIT, Link, RawPeer, TCP, addr, config, ids, keys, within};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -83,17 +85,17 @@ async fn the_circuits_address_is_what_the_relay_names_or_how_it_was_reached() {
     let quiet = Relay::start(relay, generous(), TCP).await;
     let link = Link::to(&quiet.address).await;
     let a_id = a.public().to_peer_id();
-    let client = Client::at(&a, &[], quiet.id, &link.address()).await;
+    let mut client = Client::at(&a, &[], quiet.id, &link.address()).await;
     let reached = circuit(&link.address(), quiet.id).with(Protocol::P2p(a_id));
-    assert_eq!(within(client.control.listening()).await.unwrap(), [reached]);
+    assert_eq!(within(client.circuits.recv()).await, Some(reached));
 
     let [relay, b]: [Keypair; 2] = keys();
     let named = addr("/ip4/93.184.215.14/tcp/3610");
     let loud = Relay::with(relay, generous(), TCP, std::slice::from_ref(&named)).await;
     let b_id = b.public().to_peer_id();
-    let client = Client::start(&b, &[], &loud).await;
+    let mut client = Client::start(&b, &[], &loud).await;
     let told = circuit(&named, loud.id).with(Protocol::P2p(b_id));
-    assert_eq!(within(client.control.listening()).await.unwrap(), [told]);
+    assert_eq!(within(client.circuits.recv()).await, Some(told));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +113,7 @@ async fn a_full_relay_says_so_and_is_used_once_there_is_room() {
     let event = b
         .event(|event| matches!(event, relay::Event::NotReserved { .. }))
         .await;
-    let full = Trouble::Refused(Refusal::ResourceLimitExceeded);
+    let full = ReserveError::Refused(Refusal::ResourceLimitExceeded);
     let refused = relay::Event::NotReserved {
         relay: relay.id,
         trouble: full,
@@ -173,7 +175,7 @@ async fn a_reservation_that_is_not_renewed_ends_with_its_time() {
     tokio::select! {
         event = held => assert!(
             matches!(event, relay::Event::NotReserved { trouble, held: true, .. }
-                if trouble == Trouble::Refused(Refusal::ReservationRefused)),
+                if trouble == ReserveError::Refused(Refusal::ReservationRefused)),
             "{event:?}"
         ),
         () = refuse => unreachable!("the relay stays"),
@@ -370,7 +372,7 @@ async fn a_circuit_from_a_peer_that_is_no_relay_is_refused() {
     let [relay, a, b]: [Keypair; 3] = keys();
     let relay = Relay::start(relay, generous(), TCP).await;
     let mut other = RawPeer::start(b).await;
-    let config = config(&a, &[TCP]).with_listen(relay.listener());
+    let config = config(&a, &[TCP]);
     let mut a = Client::with(config, &[other.id()], relay.id, &relay.address).await;
     a.reserved().await;
     let listening = within(a.control.listening()).await.unwrap();
@@ -401,11 +403,11 @@ async fn a_hostile_answer_is_told_and_the_relay_is_asked_again() {
     let huge = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40];
     let grant_without_data = [5, 8, 2, 0x28, 100, 0];
     for (said, trouble) in [
-        (&huge[..], Trouble::Malformed),
-        (&[3, 0xff, 0xff, 0xff], Trouble::Malformed),
-        (&[2, 8, 0], Trouble::Malformed),
-        (&grant_without_data, Trouble::Malformed),
-        (&[], Trouble::Broken),
+        (&huge[..], ReserveError::Malformed),
+        (&[3, 0xff, 0xff, 0xff], ReserveError::Malformed),
+        (&[2, 8, 0], ReserveError::Malformed),
+        (&grant_without_data, ReserveError::Malformed),
+        (&[], ReserveError::Broken),
     ] {
         let (_, mut stream) = within(asked.next()).await.unwrap();
         stream.write_all(said).await.unwrap();
@@ -722,6 +724,7 @@ struct Client {
     answers: Answers,
     events: mpsc::Receiver<relay::Event>,
     failures: mpsc::Receiver<(Option<PeerId>, DialError)>,
+    circuits: mpsc::Receiver<Multiaddr>,
     _stop: DropGuard,
 }
 
@@ -732,8 +735,7 @@ impl Client {
 
     /// With a relay that is found there.
     async fn at(key: &Keypair, known: &[PeerId], relay: PeerId, address: &Multiaddr) -> Self {
-        let config = config(key, &[]).with_listen(circuit(address, relay));
-        Self::with(config, known, relay, address).await
+        Self::with(config(key, &[]), known, relay, address).await
     }
 
     async fn with(
@@ -742,6 +744,10 @@ impl Client {
         relay: PeerId,
         address: &Multiaddr,
     ) -> Self {
+        let config = config.with_relays([RelaySource::Peer(RelayPeer {
+            id: relay,
+            addresses: vec![address.clone()],
+        })]);
         let id = config.key.public().to_peer_id();
         let context = P2PContext::new(known.iter().copied().chain([relay]));
         let (mut node, answers) = Node::new(config, context.clone(), |builder| {
@@ -754,12 +760,16 @@ impl Client {
         control.book().set(relay, vec![address.clone()]);
         let (happens, events) = mpsc::channel(EVENTS);
         let (fails, failures) = mpsc::channel(EVENTS);
+        let (listens, circuits) = mpsc::channel(EVENTS);
         let stop = CancellationToken::new();
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
             while let Some(event) = node.next().await {
                 match event {
                     SwarmEvent::Behaviour(PlutoBehaviourEvent::Relay(event)) => {
                         let _ = happens.try_send(event);
+                    }
+                    SwarmEvent::NewListenAddr { address, .. } if is_relayed(&address) => {
+                        let _ = listens.try_send(address);
                     }
                     SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
                         let _ = fails.try_send((peer_id, error));
@@ -775,6 +785,7 @@ impl Client {
             answers,
             events,
             failures,
+            circuits,
             _stop: stop.drop_guard(),
         }
     }

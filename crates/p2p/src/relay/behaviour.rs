@@ -37,7 +37,7 @@ use tokio::{
 };
 
 use super::{
-    Error, ReservationState, Trouble,
+    Error, ReserveError,
     handler::{Acceptors, Command, Connect, Handler, Report},
     hop,
     reservation::{self, Action, MutableRelayReservation, Notice},
@@ -47,7 +47,7 @@ use super::{
 use crate::{
     addr,
     exchange::choose,
-    p2p_context::{Changes, P2PContext, Path, View},
+    p2p_context::{Changes, P2PContext, Path, ReservationState, View, Writer},
 };
 
 /// What happens with relays.
@@ -70,7 +70,7 @@ pub enum Event {
         /// The relay.
         relay: PeerId,
         /// Why.
-        trouble: Trouble,
+        trouble: ReserveError,
         /// Whether the one before still holds.
         held: bool,
     },
@@ -108,6 +108,7 @@ pub enum Event {
 pub struct Behaviour {
     local: PeerId,
     context: P2PContext,
+    writer: Writer,
     changes: Changes<Arc<View>>,
     requests: mpsc::Receiver<Request>,
     relays: Vec<Relay>,
@@ -130,12 +131,14 @@ struct Relay {
     /// Under which we can be reached, while it is reserved.
     addresses: Vec<Multiaddr>,
     /// The last failure that was logged loudly.
-    said: Option<Trouble>,
+    said: Option<ReserveError>,
 }
 
 /// Whose wish it is to be reached through a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Whose {
+    /// The node's, whose context has it at this place.
+    Ours(usize),
     /// Somebody listens on a circuit of it.
     Somebodys,
 }
@@ -147,9 +150,10 @@ impl Behaviour {
         requests: mpsc::Receiver<Request>,
         seed: u64,
     ) -> Self {
-        Self {
+        let mut behaviour = Self {
             local,
             changes: Changes::new(context.changes()),
+            writer: context.writer(),
             context,
             requests,
             relays: Vec::new(),
@@ -157,7 +161,9 @@ impl Behaviour {
             seeds: SmallRng::seed_from_u64(seed),
             pending_events: VecDeque::new(),
             timer: None,
-        }
+        };
+        behaviour.configure(Instant::now());
+        behaviour
     }
 
     /// How it stands with the reservation on a relay; `None` if none is wanted.
@@ -238,9 +244,12 @@ impl NetworkBehaviour for Behaviour {
             if let Some(event) = self.pending_events.pop_front() {
                 return Poll::Ready(event);
             }
-            // 2. A path that was proven or drained may change which one is asked.
+            // 2. A relay that became another one; a path that was proven or drained, which may
+            //    change on which one it is asked.
             if self.changes.poll_changed(cx).is_ready() {
-                self.update(None, Instant::now());
+                let now = Instant::now();
+                self.configure(now);
+                self.update(None, now);
                 continue;
             }
             // 3. Who dials or listens.
@@ -292,6 +301,49 @@ impl Behaviour {
             through,
             self.acceptors.clone(),
         ))
+    }
+
+    /// The context's relays, each once, and each other's listener is left alone.
+    fn configure(&mut self, now: Instant) {
+        let view = self.context.view();
+        for (place, configured) in view.relays.iter().enumerate() {
+            let peer = configured.peer.filter(|peer| {
+                let first = view
+                    .relays
+                    .iter()
+                    .position(|relay| relay.peer == Some(*peer));
+                let somebodys = |relay: &Relay| {
+                    relay.whose == Whose::Somebodys && relay.life.relay() == Some(*peer)
+                };
+                first == Some(place) && !self.relays.iter().any(somebodys)
+            });
+            let mut relays = self.relays.iter();
+            let index = match relays.position(|relay| relay.whose == Whose::Ours(place)) {
+                Some(index) => index,
+                None => {
+                    let life = MutableRelayReservation::new(self.seeds.random());
+                    self.relays
+                        .push(Relay::new(life, Multiaddr::empty(), Whose::Ours(place)));
+                    self.relays.len() - 1
+                }
+            };
+            let relay = &mut self.relays[index];
+            if let Some(address) = configured.addresses.first() {
+                relay.address.clone_from(address);
+            }
+            relay.life.handle_relay(peer, now);
+            self.act(index);
+        }
+    }
+
+    /// Shows in the context how it stands with each relay that is known.
+    fn publish(&self) {
+        for (place, configured) in self.context.view().relays.iter().enumerate() {
+            let state = configured.peer.and_then(|peer| self.reservation(&peer));
+            if let Some(state) = state {
+                self.writer.reservation(place, state);
+            }
+        }
     }
 
     /// The connections to relays may have changed; to one, or to any.
@@ -431,7 +483,7 @@ impl Behaviour {
                 tracing::debug!(relay = %peer, %connection, error = &error as &dyn std::error::Error, "no reservation");
                 relay
                     .life
-                    .handle_failed(attempt, Trouble::from(&error), now);
+                    .handle_failed(attempt, ReserveError::from(&error), now);
             }
         }
         self.act(index);
@@ -462,8 +514,8 @@ impl Behaviour {
                 Action::Tell(relay, notice) => self.on_notice(index, relay, notice),
             }
         }
-        let relay = &mut self.relays[index];
-        relay.show(&self.acceptors);
+        self.relays[index].show(&self.acceptors);
+        self.publish();
     }
 
     fn on_notice(&mut self, index: usize, relay: PeerId, notice: Notice) {
@@ -551,7 +603,7 @@ impl Relay {
         }
         self.accepted = accepted;
 
-        if !self.life.state().is_reserved() {
+        if self.life.held_on().is_none() {
             self.addresses.clear();
         }
         if let Some((told, _)) = &self.listener {

@@ -33,6 +33,7 @@ use super::{
     hop,
     wire::{Limit, Refusal},
 };
+use crate::p2p_context::ReservationState;
 
 /// First wait after a failure.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(250);
@@ -67,10 +68,10 @@ fn renew_after(term: Duration) -> Duration {
     (term * 3 / 4).clamp(MIN_RENEW, MAX_RENEW)
 }
 
-/// Why there is no reservation, or will not be for long.
+/// Why a relay gave no reservation, or did not renew it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Trouble {
+pub enum ReserveError {
     /// The relay says no.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -91,7 +92,7 @@ pub enum Trouble {
     ListenerClosed,
 }
 
-impl From<&hop::Error> for Trouble {
+impl From<&hop::Error> for ReserveError {
     fn from(error: &hop::Error) -> Self {
         use crate::proto;
         match error {
@@ -106,50 +107,6 @@ impl From<&hop::Error> for Trouble {
             ) => Self::Broken,
             hop::Error::Frame(_) | hop::Error::Malformed(_) => Self::Malformed,
         }
-    }
-}
-
-/// How it stands with the reservation on one relay.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum ReservationState {
-    /// It is not known yet who the relay is.
-    #[default]
-    Resolving,
-    /// There is no connection to it yet.
-    Dialling,
-    /// There is one, and nothing was asked yet.
-    Connected,
-    /// The relay has been asked.
-    Reserving,
-    /// We can be reached through it.
-    Reserved {
-        /// Until when, unless it is renewed.
-        until: Instant,
-        /// What the relay allows each circuit.
-        limit: Option<Limit>,
-        /// Why the last attempt to renew it failed.
-        trouble: Option<Trouble>,
-    },
-    /// There was one, and there is no connection to the relay.
-    Lost {
-        /// When it ended.
-        since: Instant,
-    },
-    /// The next attempt is at `until`.
-    Waiting {
-        /// When.
-        until: Instant,
-        /// Failures since the last grant.
-        attempts: u32,
-        /// Why the last one failed.
-        trouble: Option<Trouble>,
-    },
-}
-
-impl ReservationState {
-    /// Whether we can be reached through the relay.
-    pub fn is_reserved(&self) -> bool {
-        matches!(self, Self::Reserved { .. })
     }
 }
 
@@ -188,7 +145,7 @@ pub enum Notice {
     /// An attempt failed.
     Failed {
         /// Why.
-        trouble: Trouble,
+        trouble: ReserveError,
         /// Whether the reservation still holds.
         held: bool,
     },
@@ -211,9 +168,9 @@ pub struct MutableRelayReservation {
     /// Until then nothing is asked.
     not_before: Option<Instant>,
     failures: u32,
-    trouble: Option<Trouble>,
-    /// When a reservation was lost, until there is another one.
-    lost: Option<Instant>,
+    trouble: Option<ReserveError>,
+    /// Whether one was lost since the last grant.
+    lost: bool,
     jitter: SmallRng,
     /// A few per event, taken after each.
     actions: VecDeque<Action>,
@@ -249,6 +206,7 @@ enum Phase {
     Reserving(Asked),
     Reserved {
         connection: ConnectionId,
+        since: Instant,
         until: Instant,
         limit: Option<Limit>,
         renewal: Renewal,
@@ -273,7 +231,7 @@ impl MutableRelayReservation {
             not_before: None,
             failures: 0,
             trouble: None,
-            lost: None,
+            lost: false,
             jitter: SmallRng::seed_from_u64(seed),
             actions: VecDeque::new(),
         }
@@ -320,23 +278,34 @@ impl MutableRelayReservation {
     pub fn state(&self) -> ReservationState {
         match self.phase {
             Phase::Reserving(_) => ReservationState::Reserving,
-            Phase::Reserved { until, limit, .. } => ReservationState::Reserved {
+            Phase::Reserved {
+                since,
+                until,
+                limit,
+                ..
+            } => ReservationState::Reserved {
+                since,
                 until,
                 limit,
                 trouble: self.trouble,
             },
-            Phase::Idle => match (self.relay, self.connection, self.not_before, self.lost) {
+            Phase::Idle => match (self.relay, self.connection, self.waits()) {
                 (None, ..) => ReservationState::Resolving,
-                (Some(_), None, _, Some(since)) => ReservationState::Lost { since },
-                (Some(_), None, _, None) => ReservationState::Dialling,
-                (Some(_), Some(_), Some(until), _) => ReservationState::Waiting {
+                (Some(_), None, _) if self.lost => ReservationState::Lost,
+                (Some(_), None, _) => ReservationState::Dialing,
+                (Some(_), Some(_), Some((until, cause))) => ReservationState::Waiting {
                     until,
                     attempts: self.failures,
-                    trouble: self.trouble,
+                    cause,
                 },
-                (Some(_), Some(_), None, _) => ReservationState::Connected,
+                (Some(_), Some(_), None) => ReservationState::Connected,
             },
         }
+    }
+
+    /// Until when nothing is asked, and why.
+    fn waits(&self) -> Option<(Instant, ReserveError)> {
+        self.not_before.zip(self.trouble)
     }
 
     /// The relay is this peer, or is not known.
@@ -348,7 +317,7 @@ impl MutableRelayReservation {
             self.actions.push_back(Action::Unlisten(listener));
         }
         if self.held_on().is_some() {
-            self.lose(Notice::Lost, now);
+            self.lose(Notice::Lost);
         }
         *self = Self {
             relay,
@@ -359,7 +328,7 @@ impl MutableRelayReservation {
             not_before: None,
             failures: 0,
             trouble: None,
-            lost: None,
+            lost: false,
             jitter: self.jitter.clone(),
             actions: std::mem::take(&mut self.actions),
         };
@@ -393,9 +362,9 @@ impl MutableRelayReservation {
         let held = self.held_on().is_some();
         self.phase = Phase::Idle;
         if held {
-            self.lose(Notice::Lost, now);
+            self.lose(Notice::Lost);
         }
-        self.fail(Trouble::ListenerClosed, now);
+        self.fail(ReserveError::ListenerClosed, now);
         self.settle(now);
     }
 
@@ -411,7 +380,7 @@ impl MutableRelayReservation {
             let held = self.held_on().is_some();
             self.phase = Phase::Idle;
             if held {
-                self.lose(Notice::Lost, now);
+                self.lose(Notice::Lost);
             }
             if had {
                 self.actions.push_back(Action::Want(relay));
@@ -433,7 +402,7 @@ impl MutableRelayReservation {
             // again is right for both.
             Phase::Reserved { connection, .. } if *connection == closed => {
                 self.phase = Phase::Idle;
-                self.lose(Notice::Lost, now);
+                self.lose(Notice::Lost);
             }
             Phase::Reserved { renewal, .. } => {
                 if let Renewal::Asked(asked) = *renewal
@@ -473,9 +442,13 @@ impl MutableRelayReservation {
         let Some(asked) = self.asked(attempt) else {
             return;
         };
-        let renewal = self.held_on().is_some();
+        let (renewal, since) = match self.phase {
+            Phase::Reserved { since, .. } => (true, since),
+            _ => (false, now),
+        };
         self.phase = Phase::Reserved {
             connection: asked.connection,
+            since,
             until: now + term,
             limit,
             renewal: Renewal::At(now + renew_after(term)),
@@ -483,12 +456,12 @@ impl MutableRelayReservation {
         self.not_before = None;
         self.failures = 0;
         self.trouble = None;
-        self.lost = None;
+        self.lost = false;
         self.tell(Notice::Reserved { renewal, term });
     }
 
     /// The attempt came to nothing.
-    pub fn handle_failed(&mut self, attempt: u64, trouble: Trouble, now: Instant) {
+    pub fn handle_failed(&mut self, attempt: u64, trouble: ReserveError, now: Instant) {
         if self.asked(attempt).is_some() {
             self.on_failed(trouble, now);
         }
@@ -500,19 +473,21 @@ impl MutableRelayReservation {
             self.not_before = None;
         }
         match self.phase {
-            Phase::Reserving(asked) if asked.by <= now => self.on_failed(Trouble::TimedOut, now),
+            Phase::Reserving(asked) if asked.by <= now => {
+                self.on_failed(ReserveError::TimedOut, now)
+            }
             Phase::Reserved { until, renewal, .. } if until <= now => {
                 self.phase = match renewal {
                     // What it ends with is still good.
                     Renewal::Asked(asked) if asked.by > now => Phase::Reserving(asked),
                     _ => Phase::Idle,
                 };
-                self.lose(Notice::Expired, now);
+                self.lose(Notice::Expired);
             }
             Phase::Reserved {
                 renewal: Renewal::Asked(asked),
                 ..
-            } if asked.by <= now => self.on_failed(Trouble::TimedOut, now),
+            } if asked.by <= now => self.on_failed(ReserveError::TimedOut, now),
             Phase::Reserved {
                 renewal: Renewal::At(at),
                 ..
@@ -595,7 +570,7 @@ impl MutableRelayReservation {
         })
     }
 
-    fn on_failed(&mut self, trouble: Trouble, now: Instant) {
+    fn on_failed(&mut self, trouble: ReserveError, now: Instant) {
         self.fail(trouble, now);
         match (&mut self.phase, self.not_before) {
             (Phase::Reserved { renewal, .. }, Some(not_before)) => {
@@ -606,7 +581,7 @@ impl MutableRelayReservation {
     }
 
     /// Notes a failure and when to go on.
-    fn fail(&mut self, trouble: Trouble, now: Instant) {
+    fn fail(&mut self, trouble: ReserveError, now: Instant) {
         let held = self.held_on().is_some();
         self.trouble = Some(trouble);
         // Down only, so that the longest wait is the bound.
@@ -617,8 +592,8 @@ impl MutableRelayReservation {
         self.tell(Notice::Failed { trouble, held });
     }
 
-    fn lose(&mut self, notice: Notice, now: Instant) {
-        self.lost = Some(now);
+    fn lose(&mut self, notice: Notice) {
+        self.lost = true;
         self.tell(notice);
     }
 
@@ -645,7 +620,7 @@ mod tests {
         assert_eq!(life.state(), ReservationState::Resolving);
 
         life.handle_relay(Some(relay), t0);
-        assert_eq!(life.state(), ReservationState::Dialling);
+        assert_eq!(life.state(), ReservationState::Dialing);
         assert_eq!(
             actions(&mut life),
             [Action::Want(relay), Action::Listen(relay)]
@@ -714,7 +689,7 @@ mod tests {
     fn a_refused_renewal_is_repeated_while_the_reservation_holds() {
         let t0 = Instant::now();
         let (mut life, _) = reserved(Duration::from_secs(40), t0);
-        let full = Trouble::Refused(Refusal::ResourceLimitExceeded);
+        let full = ReserveError::Refused(Refusal::ResourceLimitExceeded);
         let mut now = t0 + Duration::from_secs(30);
         let (mut asked, mut expired) = (0, false);
         while now < t0 + Duration::from_secs(60) {
@@ -725,7 +700,7 @@ mod tests {
                         asked += 1;
                         life.handle_failed(attempt, full, now);
                         let held = now < t0 + Duration::from_secs(40);
-                        assert_eq!(life.state().is_reserved(), held);
+                        assert_eq!(life.held_on().is_some(), held);
                     }
                     Action::Tell(_, Notice::Failed { trouble, held }) => {
                         assert_eq!((trouble, held), (full, !expired));
@@ -746,7 +721,7 @@ mod tests {
         assert!(expired && asked >= 10, "{asked}");
         assert!(matches!(
             life.state(),
-            ReservationState::Waiting { trouble: Some(trouble), .. } if trouble == full
+            ReservationState::Waiting { cause, .. } if cause == full
         ));
     }
 
@@ -757,7 +732,7 @@ mod tests {
         let t1 = t0 + HOUR / 4;
 
         life.handle_closed(conn(1), None, t1);
-        assert_eq!(life.state(), ReservationState::Lost { since: t1 });
+        assert_eq!(life.state(), ReservationState::Lost);
         assert_eq!(
             actions(&mut life),
             [Action::Tell(relay, Notice::Lost), Action::Want(relay)]
@@ -822,7 +797,7 @@ mod tests {
         let (mut life, _) = reserving(now);
         let mut waits = Vec::new();
         for attempt in 1..=12 {
-            life.handle_failed(attempt, Trouble::TimedOut, now);
+            life.handle_failed(attempt, ReserveError::TimedOut, now);
             assert!(matches!(
                 life.state(),
                 ReservationState::Waiting { attempts, .. } if u64::from(attempts) == attempt
@@ -838,7 +813,7 @@ mod tests {
 
         life.handle_granted(13, HOUR, None, now);
         life.handle_closed(conn(1), Some(conn(2)), now);
-        life.handle_failed(14, Trouble::Broken, now);
+        life.handle_failed(14, ReserveError::Broken, now);
         assert!(life.next_deadline().unwrap() - now <= BACKOFF_MIN);
     }
 
@@ -846,7 +821,7 @@ mod tests {
     fn a_new_connection_does_not_shorten_the_wait_after_a_refusal() {
         let t0 = Instant::now();
         let (mut life, _) = reserving(t0);
-        life.handle_failed(1, Trouble::Refused(Refusal::PermissionDenied), t0);
+        life.handle_failed(1, ReserveError::Refused(Refusal::PermissionDenied), t0);
         let until = life.next_deadline().unwrap();
 
         life.handle_closed(conn(1), None, t0);
@@ -880,13 +855,13 @@ mod tests {
                 Action::Listen(new)
             ]
         );
-        assert_eq!(life.state(), ReservationState::Dialling);
+        assert_eq!(life.state(), ReservationState::Dialing);
         // The old one's end is nothing to the new one.
         life.handle_listening(ListenerId::next());
         life.handle_listener_closed(listener, t0);
         life.handle_granted(1, HOUR, None, t0);
         assert_eq!(actions(&mut life), []);
-        assert_eq!(life.state(), ReservationState::Dialling);
+        assert_eq!(life.state(), ReservationState::Dialing);
 
         life.handle_relay(None, t0);
         assert!(matches!(actions(&mut life)[..], [Action::Unlisten(_)]));
@@ -900,7 +875,7 @@ mod tests {
         let listener = life.listener().unwrap();
 
         life.handle_listener_closed(listener, t0);
-        let trouble = Trouble::ListenerClosed;
+        let trouble = ReserveError::ListenerClosed;
         let failed = Notice::Failed {
             trouble,
             held: false,
@@ -933,12 +908,12 @@ mod tests {
         assert!(matches!(
             life.state(),
             ReservationState::Waiting {
-                trouble: Some(Trouble::TimedOut),
+                cause: ReserveError::TimedOut,
                 ..
             }
         ));
         life.handle_granted(1, HOUR, None, by);
-        assert!(!life.state().is_reserved(), "it was given up");
+        assert!(!life.held_on().is_some(), "it was given up");
     }
 
     #[test]
@@ -1011,8 +986,8 @@ mod tests {
                     }
                     Step::Failed(old, refused) => {
                         let trouble = match refused {
-                            true => Trouble::Refused(Refusal::PermissionDenied),
-                            false => Trouble::Broken,
+                            true => ReserveError::Refused(Refusal::PermissionDenied),
+                            false => ReserveError::Broken,
                         };
                         life.handle_failed(world.asked.saturating_sub(old), trouble, now);
                     }
@@ -1043,7 +1018,7 @@ mod tests {
             }
             world.pass(Duration::from_secs(5));
             let state = world.life.state();
-            prop_assert!(state.is_reserved(), "{:?}", state);
+            prop_assert!(world.life.held_on().is_some(), "{:?}", state);
         }
     }
 
