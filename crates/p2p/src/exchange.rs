@@ -30,6 +30,7 @@ use bytes::Bytes;
 use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::io::is_unsupported;
 pub use self::{
     behaviour::{Behaviour, Event},
     budget::Budget,

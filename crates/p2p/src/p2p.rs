@@ -30,7 +30,7 @@ use libp2p::{
     dns,
     identity::Keypair,
     multiaddr::Protocol,
-    noise, quic, relay,
+    noise, quic,
     swarm::{
         self, NetworkBehaviour, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -44,7 +44,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    addr::{external, is_private},
+    addr::{external, is_private, is_relayed},
     bandwidth,
     behaviours::{
         identify,
@@ -59,6 +59,7 @@ use crate::{
     metrics::Metrics,
     muxer::Bounded,
     p2p_context::{LocalPeerIdMismatch, NodeGone, P2PContext},
+    relay,
 };
 
 /// Commands that a node has not taken yet.
@@ -309,7 +310,7 @@ impl Control {
 }
 
 impl<B: NetworkBehaviour> Node<B> {
-    /// A node that can dial through relays.
+    /// A node that reaches others through relays, and is reached through them.
     pub fn new<H, E>(
         config: NodeConfig,
         context: P2PContext,
@@ -318,8 +319,9 @@ impl<B: NetworkBehaviour> Node<B> {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let (transport, behaviour) = relay::client::new(config.key.public().to_peer_id());
-        Self::assemble(config, context, Some((transport, behaviour)), build)
+        let local = config.key.public().to_peer_id();
+        let relay = relay::new(local, context.clone(), rand::random());
+        Self::assemble(config, context, Some(relay), build)
     }
 
     /// A node that others reach directly, such as a relay: it uses no relay itself.
@@ -337,7 +339,7 @@ impl<B: NetworkBehaviour> Node<B> {
     fn assemble<H, E>(
         config: NodeConfig,
         context: P2PContext,
-        relay: Option<(relay::client::Transport, relay::client::Behaviour)>,
+        relay: Option<(relay::Transport, relay::Behaviour)>,
         build: impl FnOnce(&NodeBuilder<'_>) -> Result<(B, H), E>,
     ) -> Result<(Self, H), NodeError>
     where
@@ -575,6 +577,10 @@ impl<B: NetworkBehaviour> Node<B> {
 
     /// Tells the world of a bound address, as configured.
     fn advertise(&mut self, bound: &Multiaddr) {
+        // A circuit's port is the relay's; and who is in the cluster knows its relays.
+        if is_relayed(bound) {
+            return;
+        }
         let hosts = [
             self.outside.ip.map(Protocol::from),
             self.outside
@@ -635,6 +641,9 @@ impl<B: NetworkBehaviour> Stream for Node<B> {
 /// Whether nobody listens on a TCP address. libp2p shares the ports that it listens on, so that it
 /// can dial from them; a second node there would take half of the first one's connections.
 fn is_free(address: &Multiaddr) -> io::Result<()> {
+    if is_relayed(address) {
+        return Ok(());
+    }
     let mut parts = address.iter();
     let (ip, port) = match (parts.next(), parts.next()) {
         (Some(Protocol::Ip4(ip)), Some(Protocol::Tcp(port))) => (IpAddr::V4(ip), port),
@@ -657,7 +666,7 @@ fn is_free(address: &Multiaddr) -> io::Result<()> {
 fn transport(
     config: &NodeConfig,
     context: &P2PContext,
-    relay: Option<relay::client::Transport>,
+    relay: Option<relay::Transport>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NodeError> {
     let secure = Secure {
         noise: noise::Config::new(&config.key)?,
@@ -693,7 +702,7 @@ fn transport(
     Ok(match relay {
         None => direct,
         Some(relay) => secure
-            .over(relay.map_err(io::Error::other))
+            .over(relay.map_err(io::Error::from))
             .or_transport(direct)
             .map(|either, _| either.into_inner())
             .map_err(Either::into_inner)

@@ -29,7 +29,11 @@ use libp2p::{
 };
 use tokio::sync::watch;
 
-use crate::{addr::Transport, metrics::Metrics};
+use crate::{
+    addr::Transport,
+    metrics::Metrics,
+    relay::{Limit, ReserveError},
+};
 
 /// Peers outside the cluster that are remembered while connected; chosen freely, a node has a
 /// few relays. Connections beyond it work, they are only not shown.
@@ -162,6 +166,10 @@ pub enum ReservationState {
         since: Instant,
         /// Until when, unless it is renewed.
         until: Instant,
+        /// What the relay allows each circuit.
+        limit: Option<Limit>,
+        /// Why the last attempt to renew it failed.
+        trouble: Option<ReserveError>,
     },
     /// It was held, and the connection that it hung on is gone.
     Lost,
@@ -172,7 +180,7 @@ pub enum ReservationState {
         /// Failures since the last success.
         attempts: u32,
         /// What the relay said.
-        cause: Arc<crate::relay::ReserveError>,
+        cause: ReserveError,
     },
 }
 
@@ -912,6 +920,7 @@ impl Writer {
 
     /// Changes one configured relay, and keeps the list of peers that are relays true.
     pub(crate) fn relay(&self, index: usize, change: impl FnOnce(&mut RelayView)) {
+        let mut concerned = [None; 2];
         self.context.shared.view.send_if_modified(|view| {
             let Some(before) = view.relays.get(index) else {
                 return false;
@@ -922,6 +931,7 @@ impl Writer {
                 return false;
             }
             let peers = [before.peer, relay.peer];
+            concerned = peers;
             let view = Arc::make_mut(view);
             view.relays[index] = Arc::new(relay);
             for peer in peers.into_iter().flatten() {
@@ -936,12 +946,25 @@ impl Writer {
             }
             true
         });
+        for peer in concerned.into_iter().flatten() {
+            self.measure_reservation(peer);
+        }
     }
 
     /// Where the reservation on a configured relay stands.
-    #[expect(dead_code, reason = "for the reservations that follow")]
     pub(crate) fn reservation(&self, index: usize, reservation: ReservationState) {
         self.relay(index, |relay| relay.reservation = reservation);
+    }
+
+    /// A peer is a relay that is in use, or is none any more.
+    fn measure_reservation(&self, peer: PeerId) {
+        if let Some(metrics) = self.context.shared.metrics.get() {
+            let view = self.context.view();
+            let mut relays = view.relays.iter().filter(|relay| relay.peer == Some(peer));
+            let in_use = relays.clone().next().is_some();
+            let reserved = !view.is_gone() && relays.any(|relay| relay.is_reserved());
+            metrics.set_reserved(peer, in_use.then_some(reserved));
+        }
     }
 
     pub(crate) fn gone(&self) {
@@ -957,6 +980,9 @@ impl Writer {
                 state.dialing = DialState::Idle;
             }
         });
+        for relay in before.relays.iter().filter_map(|relay| relay.peer) {
+            self.measure_reservation(relay);
+        }
         for peer in before.peers() {
             self.measure_connections(peer.id);
             if let Some(metrics) = self.context.metrics_of(&peer.id) {

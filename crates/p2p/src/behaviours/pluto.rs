@@ -6,12 +6,12 @@
 )]
 
 use libp2p::{
-    autonat, connection_limits, relay,
+    autonat, connection_limits,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
 use super::{identify, optional::OptionalBehaviour, ping};
-use crate::{conn_logger, dialer, gater, quic_upgrade::QuicUpgrade};
+use crate::{conn_logger, dialer, gater, quic_upgrade::QuicUpgrade, relay};
 
 /// The common behaviours around `inner`.
 ///
@@ -34,8 +34,8 @@ pub struct PlutoBehaviour<B: NetworkBehaviour> {
     pub ping: ping::Behaviour,
     /// Whether we are reachable; version 1, which is what Charon serves.
     pub autonat: autonat::Behaviour,
-    /// The half of the relay transport that is a behaviour; absent in servers.
-    pub relay: Toggle<relay::client::Behaviour>,
+    /// The half of the relay client that is a behaviour; absent in servers.
+    pub relay: Toggle<relay::Behaviour>,
     /// TCP to QUIC.
     pub quic_upgrade: OptionalBehaviour<QuicUpgrade>,
     /// What the node is for.
