@@ -38,6 +38,7 @@ use crate::{
     dialer::planner::STABLE,
     exchange::choose,
     p2p_context::{Changes, Failure, FailureCause, P2PContext, Path, PeerView, View, Writer},
+    relay,
 };
 
 /// See the module's documentation.
@@ -268,10 +269,26 @@ pub(crate) fn failures_of(error: &DialError) -> Vec<Failure> {
             .map(|(address, error)| Failure {
                 address: Some(address.clone()),
                 at,
-                cause: cause_of(error),
+                cause: refused_circuit(address, error).unwrap_or_else(|| cause_of(error)),
             })
             .collect(),
     }
+}
+
+/// What a relay said, if the address leads through one.
+fn refused_circuit(address: &Multiaddr, error: &TransportError<io::Error>) -> Option<FailureCause> {
+    let relay = addr::relay_of(address)?;
+    let TransportError::Other(error) = error else {
+        return None;
+    };
+    Some(match (relay::refusal_of(error), relay::error_of(error)) {
+        (Some(relay::Refusal::NoReservation), _) => FailureCause::NoReservation { relay },
+        (Some(refusal), _) => FailureCause::RelayRefused { relay, refusal },
+        (None, Some(relay::Error::NotConnected { .. } | relay::Error::Lost { .. })) => {
+            FailureCause::RelayGone { relay }
+        }
+        _ => return None,
+    })
 }
 
 fn cause_of(error: &TransportError<io::Error>) -> FailureCause {

@@ -280,26 +280,31 @@ pub fn choose(paths: &[Arc<Path>], last: Option<ConnectionId>) -> Option<Connect
     let rank = |path: &Path| (path.draining, class(path));
     let order = |path: &Path| (path.rtt().unwrap_or(Duration::MAX), path.since);
     let fastest = paths.iter().min_by_key(|path| (rank(path), order(path)))?;
-    let near = |path: &Path| match (path.rtt(), fastest.rtt()) {
-        (Some(rtt), Some(best)) => is_near(rtt, best),
-        _ => true,
-    };
     let quic = paths.iter().filter(|path| {
         let equal = rank(path) == rank(fastest) && class(path) == 0;
-        equal && path.transport == Transport::Quic && near(path)
+        let slow =
+            matches!((path.rtt(), fastest.rtt()), (Some(rtt), Some(best)) if is_worse(rtt, best));
+        equal && path.transport == Transport::Quic && !slow
     });
     let best = quic.min_by_key(|path| order(path)).unwrap_or(fastest);
+    let near = |path: &Path| match (path.rtt(), best.rtt()) {
+        (Some(rtt), Some(best)) => rtt <= best + best / 4 + Duration::from_millis(1),
+        _ => true,
+    };
     let kept = last
         .and_then(|last| paths.iter().find(|path| path.connection == last))
-        .filter(|kept| rank(kept) == rank(best) && near(kept))
+        .filter(|kept| rank(kept) == rank(best))
+        .filter(|kept| near(kept))
         // Unproven and relayed ones are alike.
         .filter(|kept| class(kept) != 0 || kept.transport == best.transport);
     Some(kept.unwrap_or(best).connection)
 }
 
-/// Whether a round-trip time is not clearly worse than another: a quarter and a millisecond.
-pub(crate) fn is_near(rtt: Duration, best: Duration) -> bool {
-    rtt <= best + best / 4 + Duration::from_millis(1)
+/// Whether QUIC is worse than TCP by so much that it is not the moment's noise: twice as slow, and
+/// a tenth of a second more. Chosen freely; one ping on a busy machine is easily off by tens of
+/// milliseconds, and where UDP is throttled it is far more.
+pub(crate) fn is_worse(quic: Duration, tcp: Duration) -> bool {
+    quic > tcp * 2 + Duration::from_millis(100)
 }
 
 #[cfg(test)]
@@ -342,12 +347,12 @@ mod tests {
     #[test]
     fn quic_is_chosen_unless_it_is_clearly_slower() {
         let tcp = path(1, None, Some(100));
-        let near = over_quic(path(2, None, Some(120)));
-        let far = over_quic(path(3, None, Some(130)));
+        let near = over_quic(path(2, None, Some(299)));
+        let far = over_quic(path(3, None, Some(301)));
         assert_eq!(choose(&[tcp.clone(), near.clone()], id(1)), id(2));
         assert_eq!(choose(&[tcp.clone(), near], id(2)), id(2));
         assert_eq!(choose(&[tcp.clone(), far.clone()], id(1)), id(1));
-        assert_eq!(choose(&[tcp, far], id(3)), id(1), "130 > 100 + 25 + 1");
+        assert_eq!(choose(&[tcp, far], id(3)), id(1), "301 > 200 + 100");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! where identify says it is: at once when an address is learned, then with a back-off. The relayed
 //! connection stays in use until a ping has come back on the direct one; then new streams go direct
 //! and the relayed one is drained, never cut ([`conn_logger`](crate::conn_logger) decides that).
-//! Behind a NAT the peer that accepted the circuit punches a hole besides (DCUtR; p2p spec, §6.1).
+//! Once a peer could not be reached so, the one that accepted the circuit punches a hole besides
+//! (DCUtR; p2p spec, section 6.1).
 //!
 //! - **Owner:** one state per peer, in the planner.
 //! - **Bounds:** one attempt at a time and peer, and those of the planner.

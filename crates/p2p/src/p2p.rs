@@ -27,7 +27,7 @@ use libp2p::{
         transport::{Boxed, ListenerId, timeout::TransportTimeoutError},
         upgrade::Version,
     },
-    dns,
+    dcutr, dns,
     identity::Keypair,
     multiaddr::Protocol,
     noise, quic,
@@ -385,6 +385,7 @@ impl<B: NetworkBehaviour> Node<B> {
             ),
             ping: ping::behaviour(&context, config.ping_interval, config.ping_timeout),
             autonat: autonat::Behaviour::new(local, autonat::Config::default()),
+            dcutr: OptionalBehaviour::disabled(),
             relay: relay_behaviour.into(),
             quic_upgrade,
             inner: OptionalBehaviour::enabled(inner),
@@ -544,6 +545,17 @@ impl<B: NetworkBehaviour> Node<B> {
                 tracing::info!(status = ?new, "reachability changed");
                 if let Some(metrics) = &self.metrics {
                     metrics.reachable(new);
+                }
+            }
+            SwarmEvent::Behaviour(PlutoBehaviourEvent::Dialer(dialer::Event::NotDirect {
+                peer,
+                ..
+            })) => {
+                let local = self.control.local;
+                let punching = &mut self.swarm.behaviour_mut().dcutr;
+                if !punching.is_enabled() {
+                    tracing::debug!(%peer, "not reached directly: holes are punched from now on");
+                    punching.enable(dcutr::Behaviour::new(local));
                 }
             }
             SwarmEvent::ExternalAddrExpired { address } => {

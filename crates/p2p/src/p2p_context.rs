@@ -342,6 +342,20 @@ pub enum FailureCause {
         /// The relay.
         relay: PeerId,
     },
+    /// That relay refused to connect us with it.
+    #[error("relay {relay} refused: {refusal}")]
+    RelayRefused {
+        /// The relay.
+        relay: PeerId,
+        /// What it said.
+        refusal: crate::relay::Refusal,
+    },
+    /// The connection to that relay was not there, or was lost.
+    #[error("relay {relay} is not connected")]
+    RelayGone {
+        /// The relay.
+        relay: PeerId,
+    },
     /// Our own gate or limits refused.
     #[error("refused by this node's own limits")]
     Denied,

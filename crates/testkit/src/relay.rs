@@ -81,7 +81,7 @@ impl TestRelay {
         let config = Config::new(self.key.clone())
             .with_listen(self.listen.clone())
             .with_private_addresses()
-            .with_limits(self.limits)
+            .with_limits(self.limits.clone())
             .with_http(self.http);
         let relay = RelayServer::new(config).unwrap();
         let (control, stop) = (relay.control(), CancellationToken::new());

@@ -6,7 +6,7 @@
 )]
 
 use libp2p::{
-    autonat, connection_limits,
+    autonat, connection_limits, dcutr,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
@@ -36,6 +36,10 @@ pub struct PlutoBehaviour<B: NetworkBehaviour> {
     pub autonat: autonat::Behaviour,
     /// The half of the relay client that is a behaviour; absent in servers.
     pub relay: Toggle<relay::Behaviour>,
+    /// Hole punching, begun by the side that accepted a circuit. It dials by itself, both sides at
+    /// one moment, which no planner could; where addresses can be dialled it only makes connections
+    /// that nobody needs. So it is switched on by the first peer that cannot be reached directly.
+    pub dcutr: OptionalBehaviour<dcutr::Behaviour>,
     /// TCP to QUIC.
     pub quic_upgrade: OptionalBehaviour<QuicUpgrade>,
     /// What the node is for.

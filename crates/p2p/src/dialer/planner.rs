@@ -16,7 +16,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 use super::lane::{Lane, Pace};
 use crate::{
     addr::Transport,
-    exchange::is_near,
+    exchange::is_worse,
     force_direct::ForceDirect,
     p2p_context::Path,
     quic_upgrade::QuicUpgrade,
@@ -579,18 +579,18 @@ impl Target {
             match (open.transport, self.proven(Transport::Tcp)) {
                 (Transport::Quic, Some((_, tcp))) if upgrades => {
                     let quic = open.rtt.unwrap_or_default();
-                    if is_near(quic, tcp) {
-                        self.quic.reset(now);
-                        outcomes.push((peer, Outcome::Quic { connection }));
-                    } else {
+                    outcomes.push(if is_worse(quic, tcp) {
                         self.quic.next = now + QuicUpgrade::BACKOFF_MAX;
                         let worse = Outcome::QuicIsWorse {
                             connection,
                             quic,
                             tcp,
                         };
-                        outcomes.push((peer, worse));
-                    }
+                        (peer, worse)
+                    } else {
+                        self.quic.reset(now);
+                        (peer, Outcome::Quic { connection })
+                    });
                 }
                 // The other side may have the same idea.
                 (Transport::Tcp, _) => {
@@ -915,7 +915,7 @@ mod tests {
         let (small, large) = pair();
         let t0 = Instant::now();
         let quic: Multiaddr = "/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap();
-        for (rtt, better) in [(12, true), (90, false)] {
+        for (rtt, better) in [(12, true), (121, false)] {
             let mut planner = Planner::new(small, [large], t0, 1);
             planner.handle_upgrades(true);
             planner.handle_addresses(large, vec![quic.clone()], t0);
