@@ -38,6 +38,7 @@ use crate::{
     dialer::planner::STABLE,
     exchange::choose,
     p2p_context::{Changes, Failure, FailureCause, P2PContext, Path, PeerView, View, Writer},
+    relay::{self, Refusal},
 };
 
 /// See the module's documentation.
@@ -274,10 +275,34 @@ pub(crate) fn failures_of(error: &DialError) -> Vec<Failure> {
     }
 }
 
+/// What a relay says, or its absence, where that is the cause.
+fn of_relay(error: &relay::Error) -> Option<FailureCause> {
+    Some(match error {
+        relay::Error::Connect {
+            relay,
+            source: relay::hop::Error::Refused(refusal),
+            ..
+        } => match refusal {
+            Refusal::NoReservation => FailureCause::NoReservation { relay: *relay },
+            refusal => FailureCause::RelayRefused {
+                relay: *relay,
+                refusal: *refusal,
+            },
+        },
+        relay::Error::NotConnected { relay } | relay::Error::Lost { relay } => {
+            FailureCause::RelayNotConnected { relay: *relay }
+        }
+        _ => return None,
+    })
+}
+
 fn cause_of(error: &TransportError<io::Error>) -> FailureCause {
     match error {
         TransportError::MultiaddrNotSupported(_) => FailureCause::Unsupported,
         TransportError::Other(error) => {
+            if let Some(cause) = relay::error_of(error).and_then(of_relay) {
+                return cause;
+            }
             let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
             let mut kind = error.kind();
             // The transports wrap the cause several times; the innermost kind is the one to show.

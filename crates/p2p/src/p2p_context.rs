@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use crate::{
     addr::Transport,
     metrics::Metrics,
-    relay::{Limit, ReserveError},
+    relay::{Limit, Refusal, ReserveError},
 };
 
 /// Peers outside the cluster that are remembered while connected; chosen freely, a node has a
@@ -339,6 +339,20 @@ pub enum FailureCause {
     /// It holds no reservation on that relay, so that the relay cannot reach it.
     #[error("not on relay {relay} (is the node running, and does it use this relay?)")]
     NoReservation {
+        /// The relay.
+        relay: PeerId,
+    },
+    /// The relay did not connect us to it.
+    #[error("relay {relay} refused: {refusal}")]
+    RelayRefused {
+        /// The relay.
+        relay: PeerId,
+        /// What it said.
+        refusal: Refusal,
+    },
+    /// The relay was not connected, or its connection was lost meanwhile.
+    #[error("relay {relay} is not connected")]
+    RelayNotConnected {
         /// The relay.
         relay: PeerId,
     },
