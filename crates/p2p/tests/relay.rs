@@ -345,7 +345,7 @@ async fn a_dial_through_a_relay_says_in_words_why_it_failed() {
     );
 
     assert_eq!(
-        a.last_failure(b),
+        a.failure(b, &relay),
         FailureCause::RelayNotConnected { relay: relay.id }
     );
 
@@ -364,7 +364,7 @@ async fn a_dial_through_a_relay_says_in_words_why_it_failed() {
     );
 
     assert_eq!(
-        a.last_failure(b),
+        a.failure(b, &relay),
         FailureCause::NoReservation { relay: relay.id }
     );
 
@@ -657,6 +657,8 @@ async fn the_context_and_the_metrics_tell_how_it_stands() {
     assert!(cause.to_string().contains("limit exceeded"), "{cause}");
 
     relay.stop().await;
+    a.event(|event| matches!(event, relay::Event::Lost { .. }))
+        .await;
     a.standing(|state| matches!(state, ReservationState::Lost))
         .await;
     assert_eq!(told(&registry).as_deref(), Some("0"));
@@ -859,26 +861,27 @@ impl Client {
         within(state).await.unwrap()
     }
 
-    /// Dials, and tells why that failed.
+    /// Dials, and tells why that failed. The node itself may be dialling elsewhere.
     async fn refused(&mut self, peer: PeerId, at: Multiaddr) -> std::io::Error {
-        self.control.dial(peer, vec![at]).await.unwrap();
+        self.control.dial(peer, vec![at.clone()]).await.unwrap();
         loop {
             let (failed, error) = within(self.failures.recv()).await.unwrap();
-            if failed == Some(peer) {
-                return reason(error);
+            if failed == Some(peer)
+                && let DialError::Transport(mut errors) = error
+                && let Some((address, TransportError::Other(error))) = errors.pop()
+                && address == at
+            {
+                return error;
             }
         }
     }
 
-    fn last_failure(&self, peer: PeerId) -> FailureCause {
+    /// What the context knows of the circuits to the peer.
+    fn failure(&self, peer: PeerId, relay: &Relay) -> FailureCause {
         let view = self.context.view();
-        view.peer(&peer)
-            .unwrap()
-            .failures
-            .last()
-            .unwrap()
-            .cause
-            .clone()
+        let mut failures = view.peer(&peer).unwrap().failures.iter();
+        let failure = failures.find(|failure| failure.address == Some(relay.listener()));
+        failure.unwrap().cause.clone()
     }
 
     async fn reserved(&mut self) {
