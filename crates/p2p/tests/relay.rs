@@ -30,7 +30,7 @@ use pluto_p2p::{
     proto::{Frame, NoMeter},
     relay::{self, Refusal, ReserveError},
 };
-use pluto_testkit::{LIMIT, Link, RawPeer, TCP, addr, config, ids, keys, within};
+use pluto_testkit::{LIMIT, Link, RawPeer, TCP, TRANSPORTS, addr, config, ids, keys, within};
 use prometheus_client::registry::Registry;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -44,41 +44,43 @@ const EVENTS: usize = 256;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_nodes_meet_through_a_relay_that_names_no_address() {
-    let [relay, a, b]: [Keypair; 3] = keys();
-    let relay = Relay::start(relay, generous(), TCP).await;
-    let known = ids(&[a.clone(), b.clone()]);
-    let mut a = Client::start(&a, &known, &relay).await;
-    let mut b = Client::start(&b, &known, &relay).await;
+    for listen in TRANSPORTS {
+        let [relay, a, b]: [Keypair; 3] = keys();
+        let relay = Relay::start(relay, generous(), listen).await;
+        let known = ids(&[a.clone(), b.clone()]);
+        let mut a = Client::start(&a, &known, &relay).await;
+        let mut b = Client::start(&b, &known, &relay).await;
 
-    for client in [&mut a, &mut b] {
-        let event = client
-            .event(|event| matches!(event, relay::Event::Reserved { .. }))
-            .await;
-        let relay::Event::Reserved {
-            relay: by,
-            renewal,
-            term,
-            ..
-        } = event
-        else {
-            unreachable!()
-        };
-        assert_eq!((by, renewal), (relay.id, false));
-        assert!(term > Duration::from_secs(3500) && term <= Duration::from_secs(3600));
+        for client in [&mut a, &mut b] {
+            let event = client
+                .event(|event| matches!(event, relay::Event::Reserved { .. }))
+                .await;
+            let relay::Event::Reserved {
+                relay: by,
+                renewal,
+                term,
+                ..
+            } = event
+            else {
+                unreachable!()
+            };
+            assert_eq!((by, renewal), (relay.id, false));
+            assert!(term > Duration::from_secs(3500) && term <= Duration::from_secs(3600));
+        }
+        a.control
+            .dial(b.id, vec![relay.circuit(b.id)])
+            .await
+            .unwrap();
+        let peer = within(a.context.connected(b.id)).await.unwrap();
+
+        assert_eq!(peer.paths[0].relay, Some(relay.id));
+        let answer = within(a.answers.ask(b.id, b"through?")).await.unwrap();
+        assert_eq!(&answer.body[..], b"through?");
+        let answer = within(b.answers.ask(a.id, b"and back?")).await.unwrap();
+        assert_eq!(&answer.body[..], b"and back?");
+        let path = &b.context.view().peer(&a.id).unwrap().paths[0].clone();
+        assert_eq!(path.relay, Some(relay.id), "{path:?}");
     }
-    a.control
-        .dial(b.id, vec![relay.circuit(b.id)])
-        .await
-        .unwrap();
-    let peer = within(a.context.connected(b.id)).await.unwrap();
-
-    assert_eq!(peer.paths[0].relay, Some(relay.id));
-    let answer = within(a.answers.ask(b.id, b"through?")).await.unwrap();
-    assert_eq!(&answer.body[..], b"through?");
-    let answer = within(b.answers.ask(a.id, b"and back?")).await.unwrap();
-    assert_eq!(&answer.body[..], b"and back?");
-    let path = &b.context.view().peer(&a.id).unwrap().paths[0].clone();
-    assert_eq!(path.relay, Some(relay.id), "{path:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
