@@ -38,7 +38,7 @@ use crate::{
     dialer::planner::STABLE,
     exchange::choose,
     p2p_context::{Changes, Failure, FailureCause, P2PContext, Path, PeerView, View, Writer},
-    relay,
+    relay::{self, Refusal},
 };
 
 /// See the module's documentation.
@@ -269,23 +269,28 @@ pub(crate) fn failures_of(error: &DialError) -> Vec<Failure> {
             .map(|(address, error)| Failure {
                 address: Some(address.clone()),
                 at,
-                cause: refused_circuit(address, error).unwrap_or_else(|| cause_of(error)),
+                cause: cause_of(error),
             })
             .collect(),
     }
 }
 
-/// What a relay said, if the address leads through one.
-fn refused_circuit(address: &Multiaddr, error: &TransportError<io::Error>) -> Option<FailureCause> {
-    let relay = addr::relay_of(address)?;
-    let TransportError::Other(error) = error else {
-        return None;
-    };
-    Some(match (relay::refusal_of(error), relay::error_of(error)) {
-        (Some(relay::Refusal::NoReservation), _) => FailureCause::NoReservation { relay },
-        (Some(refusal), _) => FailureCause::RelayRefused { relay, refusal },
-        (None, Some(relay::Error::NotConnected { .. } | relay::Error::Lost { .. })) => {
-            FailureCause::RelayGone { relay }
+/// What a relay says, or its absence, where that is the cause.
+fn of_relay(error: &relay::Error) -> Option<FailureCause> {
+    Some(match error {
+        relay::Error::Connect {
+            relay,
+            source: relay::hop::Error::Refused(refusal),
+            ..
+        } => match refusal {
+            Refusal::NoReservation => FailureCause::NoReservation { relay: *relay },
+            refusal => FailureCause::RelayRefused {
+                relay: *relay,
+                refusal: *refusal,
+            },
+        },
+        relay::Error::NotConnected { relay } | relay::Error::Lost { relay } => {
+            FailureCause::RelayNotConnected { relay: *relay }
         }
         _ => return None,
     })
@@ -295,6 +300,9 @@ fn cause_of(error: &TransportError<io::Error>) -> FailureCause {
     match error {
         TransportError::MultiaddrNotSupported(_) => FailureCause::Unsupported,
         TransportError::Other(error) => {
+            if let Some(cause) = relay::error_of(error).and_then(of_relay) {
+                return cause;
+            }
             let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
             let mut kind = error.kind();
             // The transports wrap the cause several times; the innermost kind is the one to show.

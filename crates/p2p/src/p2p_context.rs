@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use crate::{
     addr::Transport,
     metrics::Metrics,
-    relay::{Limit, ReserveError},
+    relay::{Limit, Refusal, ReserveError},
 };
 
 /// Peers outside the cluster that are remembered while connected; chosen freely, a node has a
@@ -342,17 +342,17 @@ pub enum FailureCause {
         /// The relay.
         relay: PeerId,
     },
-    /// That relay refused to connect us with it.
+    /// The relay did not connect us to it.
     #[error("relay {relay} refused: {refusal}")]
     RelayRefused {
         /// The relay.
         relay: PeerId,
         /// What it said.
-        refusal: crate::relay::Refusal,
+        refusal: Refusal,
     },
-    /// The connection to that relay was not there, or was lost.
+    /// The relay was not connected, or its connection was lost meanwhile.
     #[error("relay {relay} is not connected")]
-    RelayGone {
+    RelayNotConnected {
         /// The relay.
         relay: PeerId,
     },

@@ -20,16 +20,18 @@ use libp2p::{
     tcp, yamux,
 };
 use pluto_p2p::{
-    Node, NodeConfig, P2PContext, RelaySource,
+    Metrics, Node, NodeConfig, P2PContext, RelaySource,
     addr::is_relayed,
     behaviours::pluto::PlutoBehaviourEvent,
     bootnode::RelayPeer,
     conn_logger,
     exchange::{Budget, exchange},
+    p2p_context::{FailureCause, ReservationState},
     proto::{Frame, NoMeter},
     relay::{self, Refusal, ReserveError},
 };
-use pluto_testkit::{LIMIT, Link, RawPeer, TCP, addr, config, ids, keys, within};
+use pluto_testkit::{LIMIT, Link, RawPeer, TCP, TRANSPORTS, addr, config, ids, keys, within};
+use prometheus_client::registry::Registry;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -42,41 +44,43 @@ const EVENTS: usize = 256;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_nodes_meet_through_a_relay_that_names_no_address() {
-    let [relay, a, b]: [Keypair; 3] = keys();
-    let relay = Relay::start(relay, generous(), TCP).await;
-    let known = ids(&[a.clone(), b.clone()]);
-    let mut a = Client::start(&a, &known, &relay).await;
-    let mut b = Client::start(&b, &known, &relay).await;
+    for listen in TRANSPORTS {
+        let [relay, a, b]: [Keypair; 3] = keys();
+        let relay = Relay::start(relay, generous(), listen).await;
+        let known = ids(&[a.clone(), b.clone()]);
+        let mut a = Client::start(&a, &known, &relay).await;
+        let mut b = Client::start(&b, &known, &relay).await;
 
-    for client in [&mut a, &mut b] {
-        let event = client
-            .event(|event| matches!(event, relay::Event::Reserved { .. }))
-            .await;
-        let relay::Event::Reserved {
-            relay: by,
-            renewal,
-            term,
-            ..
-        } = event
-        else {
-            unreachable!()
-        };
-        assert_eq!((by, renewal), (relay.id, false));
-        assert!(term > Duration::from_secs(3500) && term <= Duration::from_secs(3600));
+        for client in [&mut a, &mut b] {
+            let event = client
+                .event(|event| matches!(event, relay::Event::Reserved { .. }))
+                .await;
+            let relay::Event::Reserved {
+                relay: by,
+                renewal,
+                term,
+                ..
+            } = event
+            else {
+                unreachable!()
+            };
+            assert_eq!((by, renewal), (relay.id, false));
+            assert!(term > Duration::from_secs(3500) && term <= Duration::from_secs(3600));
+        }
+        a.control
+            .dial(b.id, vec![relay.circuit(b.id)])
+            .await
+            .unwrap();
+        let peer = within(a.context.connected(b.id)).await.unwrap();
+
+        assert_eq!(peer.paths[0].relay, Some(relay.id));
+        let answer = within(a.answers.ask(b.id, b"through?")).await.unwrap();
+        assert_eq!(&answer.body[..], b"through?");
+        let answer = within(b.answers.ask(a.id, b"and back?")).await.unwrap();
+        assert_eq!(&answer.body[..], b"and back?");
+        let path = &b.context.view().peer(&a.id).unwrap().paths[0].clone();
+        assert_eq!(path.relay, Some(relay.id), "{path:?}");
     }
-    a.control
-        .dial(b.id, vec![relay.circuit(b.id)])
-        .await
-        .unwrap();
-    let peer = within(a.context.connected(b.id)).await.unwrap();
-
-    assert_eq!(peer.paths[0].relay, Some(relay.id));
-    let answer = within(a.answers.ask(b.id, b"through?")).await.unwrap();
-    assert_eq!(&answer.body[..], b"through?");
-    let answer = within(b.answers.ask(a.id, b"and back?")).await.unwrap();
-    assert_eq!(&answer.body[..], b"and back?");
-    let path = &b.context.view().peer(&a.id).unwrap().paths[0].clone();
-    assert_eq!(path.relay, Some(relay.id), "{path:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -342,6 +346,11 @@ async fn a_dial_through_a_relay_says_in_words_why_it_failed() {
         "{error}"
     );
 
+    assert_eq!(
+        a.failure(b, &relay),
+        FailureCause::RelayNotConnected { relay: relay.id }
+    );
+
     a.control.book().set(relay.id, vec![relay.address.clone()]);
     within(a.context.connected(relay.id)).await.unwrap();
     let error = a.refused(b, relay.circuit(b)).await;
@@ -354,6 +363,11 @@ async fn a_dial_through_a_relay_says_in_words_why_it_failed() {
         Refusal::NoReservation
             .to_string()
             .contains("no reservation")
+    );
+
+    assert_eq!(
+        a.failure(b, &relay),
+        FailureCause::NoReservation { relay: relay.id }
     );
 
     // Somebody who is no relay.
@@ -601,6 +615,57 @@ async fn until<T>(
     within(wait).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_context_and_the_metrics_tell_how_it_stands() {
+    let [relay, a, b]: [Keypair; 3] = keys();
+    let one = server::Config {
+        max_reservations: 1,
+        ..generous()
+    };
+    let relay = Relay::start(relay, one, TCP).await;
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let a_config = config(&a, &[]).with_metrics(metrics);
+    let mut a = Client::with(a_config, &[], relay.id, &relay.address).await;
+    let id = relay.id;
+    let told = |registry: &Registry| {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+        let name = format!("p2p_relay_connections{{peer=\"{id}\"}} ");
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(&name));
+        lines.next().map(str::to_owned)
+    };
+
+    a.reserved().await;
+    let state = a
+        .standing(|state| matches!(state, ReservationState::Reserved { .. }))
+        .await;
+    let ReservationState::Reserved {
+        limit: Some(limit), ..
+    } = state
+    else {
+        panic!("{state:?}")
+    };
+    assert_eq!(limit.duration, Some(Duration::from_secs(3600)));
+    assert_eq!(told(&registry).as_deref(), Some("1"));
+
+    let b = Client::start(&b, &[], &relay).await;
+    let state = b
+        .standing(|state| matches!(state, ReservationState::Waiting { .. }))
+        .await;
+    let ReservationState::Waiting { cause, .. } = state else {
+        unreachable!()
+    };
+    assert!(cause.to_string().contains("limit exceeded"), "{cause}");
+
+    relay.stop().await;
+    a.event(|event| matches!(event, relay::Event::Lost { .. }))
+        .await;
+    a.standing(|state| matches!(state, ReservationState::Lost))
+        .await;
+    assert_eq!(told(&registry).as_deref(), Some("0"));
+}
+
 fn generous() -> server::Config {
     server::Config {
         max_circuit_duration: Duration::from_secs(3600),
@@ -749,7 +814,7 @@ impl Client {
             addresses: vec![address.clone()],
         })]);
         let id = config.key.public().to_peer_id();
-        let context = P2PContext::new(known.iter().copied().chain([relay]));
+        let context = P2PContext::new(known.iter().copied());
         let (mut node, answers) = Node::new(config, context.clone(), |builder| {
             let (behaviour, calls, inbound) =
                 exchange(builder.p2p_context(), Budget::default(), protocols());
@@ -757,7 +822,6 @@ impl Client {
         })
         .unwrap();
         let control = node.control();
-        control.book().set(relay, vec![address.clone()]);
         let (happens, events) = mpsc::channel(EVENTS);
         let (fails, failures) = mpsc::channel(EVENTS);
         let (listens, circuits) = mpsc::channel(EVENTS);
@@ -790,15 +854,36 @@ impl Client {
         }
     }
 
-    /// Dials, and tells why that failed.
+    /// Waits until it stands so with the reservation on its relay.
+    async fn standing(&self, so: impl Fn(&ReservationState) -> bool) -> ReservationState {
+        let state = self.context.wait_for(|view| {
+            let state = &view.relays.first()?.reservation;
+            so(state).then(|| state.clone())
+        });
+        within(state).await.unwrap()
+    }
+
+    /// Dials, and tells why that failed. The node itself may be dialling elsewhere.
     async fn refused(&mut self, peer: PeerId, at: Multiaddr) -> std::io::Error {
-        self.control.dial(peer, vec![at]).await.unwrap();
+        self.control.dial(peer, vec![at.clone()]).await.unwrap();
         loop {
             let (failed, error) = within(self.failures.recv()).await.unwrap();
-            if failed == Some(peer) {
-                return reason(error);
+            if failed == Some(peer)
+                && let DialError::Transport(mut errors) = error
+                && let Some((address, TransportError::Other(error))) = errors.pop()
+                && address == at
+            {
+                return error;
             }
         }
+    }
+
+    /// What the context knows of the circuits to the peer.
+    fn failure(&self, peer: PeerId, relay: &Relay) -> FailureCause {
+        let view = self.context.view();
+        let mut failures = view.peer(&peer).unwrap().failures.iter();
+        let failure = failures.find(|failure| failure.address == Some(relay.listener()));
+        failure.unwrap().cause.clone()
     }
 
     async fn reserved(&mut self) {

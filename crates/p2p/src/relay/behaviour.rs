@@ -640,3 +640,117 @@ fn drains(view: &View, relay: &PeerId, connection: ConnectionId) -> bool {
 fn remote(view: &View, relay: &PeerId, connection: ConnectionId) -> Option<Multiaddr> {
     path(view, relay, connection).map(|path| path.address.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::task::noop_waker;
+    use libp2p::Transport as _;
+
+    use super::*;
+    use crate::{p2p_context::RelayView, relay};
+
+    #[test]
+    fn a_relay_that_becomes_another_one_gets_another_listener() {
+        let (mut world, [first, second]) = World::with(1);
+
+        world.name(0, first);
+        let [listener] = world.listens()[..] else {
+            panic!("one listener")
+        };
+        assert_eq!(world.reservation(0), ReservationState::Dialing);
+        world.name(0, first);
+        assert_eq!(world.listens(), [], "nothing has changed");
+
+        world.name(0, second);
+        let Some(ToSwarm::RemoveListener { id }) = world.next() else {
+            panic!("the old listener stays")
+        };
+        assert_eq!(id, listener);
+        assert_eq!(world.listens().len(), 1);
+        assert_eq!(world.behaviour.reservation(&first), None);
+    }
+
+    #[test]
+    fn two_names_of_one_relay_are_one_reservation() {
+        let (mut world, [first, second]) = World::with(2);
+        world.name(0, first);
+        world.name(1, first);
+        assert_eq!(world.listens().len(), 1);
+        assert_eq!(
+            world.reservation(1),
+            ReservationState::Dialing,
+            "it is told at both"
+        );
+
+        world.name(0, second);
+        let removed = std::iter::from_fn(|| world.next())
+            .filter(|event| matches!(event, ToSwarm::RemoveListener { .. }));
+        assert_eq!(removed.count(), 1);
+        assert!(
+            world.behaviour.reservation(&first).is_some(),
+            "its other name stands"
+        );
+        assert!(world.behaviour.reservation(&second).is_some());
+    }
+
+    #[test]
+    fn a_listener_that_somebody_else_has_opened_is_left_alone() {
+        let (mut world, [first, _]) = World::with(1);
+        let theirs = ListenerId::next();
+        let at = format!("/p2p/{first}/p2p-circuit").parse().unwrap();
+        world.transport.listen_on(theirs, at).unwrap();
+        assert_eq!(world.listens(), []);
+
+        world.name(0, first);
+        assert_eq!(world.listens(), []);
+        assert_eq!(world.reservation(0), ReservationState::Dialing);
+    }
+
+    struct World {
+        context: P2PContext,
+        transport: relay::Transport,
+        behaviour: Behaviour,
+    }
+
+    impl World {
+        fn with(relays: usize) -> (Self, [PeerId; 2]) {
+            let context = P2PContext::default();
+            let (transport, behaviour) = relay::new(PeerId::random(), context.clone(), 1);
+            let names = (0..relays).map(|name| name.to_string().into());
+            context.writer().relays(names);
+            let world = Self {
+                context,
+                transport,
+                behaviour,
+            };
+            (world, [PeerId::random(), PeerId::random()])
+        }
+
+        fn name(&self, place: usize, peer: PeerId) {
+            let name = |relay: &mut RelayView| relay.peer = Some(peer);
+            self.context.writer().relay(place, name);
+        }
+
+        fn next(&mut self) -> Option<ToSwarm<Event, Either<Command, std::convert::Infallible>>> {
+            match self.behaviour.poll(&mut Context::from_waker(&noop_waker())) {
+                Poll::Ready(event) => Some(event),
+                Poll::Pending => None,
+            }
+        }
+
+        /// What it listens on now.
+        fn listens(&mut self) -> Vec<ListenerId> {
+            let listen = |event| match event {
+                ToSwarm::ListenOn { opts } => Some(opts.listener_id()),
+                _ => None,
+            };
+            std::iter::from_fn(|| self.next())
+                .filter_map(listen)
+                .collect()
+        }
+
+        fn reservation(&self, place: usize) -> ReservationState {
+            self.context.view().relays[place].reservation.clone()
+        }
+    }
+}

@@ -913,7 +913,7 @@ mod tests {
             }
         ));
         life.handle_granted(1, HOUR, None, by);
-        assert!(!life.held_on().is_some(), "it was given up");
+        assert!(life.held_on().is_none(), "it was given up");
     }
 
     #[test]
