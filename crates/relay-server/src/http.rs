@@ -193,7 +193,9 @@ pub(crate) async fn resolve(
                         ip.send_replace(found);
                     }
                 }
-                Err(error) => tracing::warn!(host, %error, "the external host name is not resolved"),
+                Err(error) => {
+                    tracing::warn!(host, %error, "the external host name is not resolved")
+                }
             }
             sleep(RESOLVE).await;
         }

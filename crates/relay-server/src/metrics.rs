@@ -21,9 +21,7 @@ use libp2p::PeerId;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, text},
-    metrics::{
-        MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
-    },
+    metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -225,7 +223,9 @@ impl Metrics {
     /// The peer answered a ping.
     pub(crate) fn pinged(&self, peer: PeerId, rtt: Duration) {
         let meter = self.peers.lock().get(&peer).cloned();
-        meter.unwrap_or_else(|| self.peers.others.clone()).pinged(rtt);
+        meter
+            .unwrap_or_else(|| self.peers.others.clone())
+            .pinged(rtt);
     }
 
     pub(crate) fn reserved(&self, renewal: bool) {
@@ -329,11 +329,9 @@ impl Collector for PeersCollector {
             peers.push((OTHER.to_owned(), self.0.others.clone()));
         }
         let counters: [(&str, &str, fn(&Meter) -> &AtomicU64); 3] = [
-            (
-                "relay_p2p_connection",
-                "Connections of a peer",
-                |meter| &meter.connected,
-            ),
+            ("relay_p2p_connection", "Connections of a peer", |meter| {
+                &meter.connected
+            }),
             (
                 "relay_p2p_network_receive_bytes",
                 "Bytes received from a peer on circuits",
@@ -380,12 +378,9 @@ impl Collector for PeersCollector {
             let bounds = BUCKETS.iter().copied().chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(learned.latency).collect();
             let count = learned.latency.iter().sum();
-            family.encode_family(&labels)?.encode_histogram::<OfPeer<'_>>(
-                learned.latency_sum,
-                count,
-                &buckets,
-                None,
-            )?;
+            family
+                .encode_family(&labels)?
+                .encode_histogram::<OfPeer<'_>>(learned.latency_sum, count, &buckets, None)?;
         }
         Ok(())
     }

@@ -24,11 +24,8 @@ use libp2p::{
 };
 use pluto_crypto::k1::SecretKey;
 use pluto_p2p::{
-    Node, NodeConfig, NodeError, P2PContext,
-    addr::is_private,
-    behaviours::pluto::PlutoBehaviourEvent,
-    gater,
-    p2p_context::NodeGone,
+    Node, NodeConfig, NodeError, P2PContext, addr::is_private,
+    behaviours::pluto::PlutoBehaviourEvent, gater, p2p_context::NodeGone,
 };
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -248,7 +245,8 @@ impl RelayServer {
         let key = keypair(&config.key)?;
         let peer = key.public().to_peer_id();
         let mut registry = Registry::default();
-        let labelled = registry.sub_registry_with_label(("relay_peer".into(), peer.to_string().into()));
+        let labelled =
+            registry.sub_registry_with_label(("relay_peer".into(), peer.to_string().into()));
         let metrics = Metrics::register(labelled);
 
         let limits = &config.limits;
@@ -314,7 +312,9 @@ impl RelayServer {
         };
         let clients = http.map(|(listener, _)| (listener, http::clients(pages.clone())));
         let operators = monitoring.map(|(listener, _)| (listener, http::monitoring(pages)));
-        let named = config.external_host.filter(|_| config.external_ip.is_none());
+        let named = config
+            .external_host
+            .filter(|_| config.external_ip.is_none());
         Ok(Self {
             node,
             control,
@@ -462,7 +462,10 @@ impl RelayServer {
         let peer = Protocol::P2p(self.control.peer);
         self.state.send_if_modified(|state| {
             let before = state.clone();
-            state.addresses = told.into_iter().map(|told| told.with(peer.clone())).collect();
+            state.addresses = told
+                .into_iter()
+                .map(|told| told.with(peer.clone()))
+                .collect();
             state.connections = counts.connections;
             state.reservations = counts.reservations;
             state.circuits = counts.circuits;
@@ -473,9 +476,17 @@ impl RelayServer {
 
 fn log(event: &Event) {
     match event {
-        Event::Reserved { peer, renewal: false } => tracing::debug!(%peer, "a place was given"),
-        Event::Reserved { peer, renewal: true } => tracing::trace!(%peer, "a place was renewed"),
-        Event::ReservationRefused { peer, why } => tracing::debug!(%peer, %why, "no place was given"),
+        Event::Reserved {
+            peer,
+            renewal: false,
+        } => tracing::debug!(%peer, "a place was given"),
+        Event::Reserved {
+            peer,
+            renewal: true,
+        } => tracing::trace!(%peer, "a place was renewed"),
+        Event::ReservationRefused { peer, why } => {
+            tracing::debug!(%peer, %why, "no place was given")
+        }
         Event::ReservationLost { peer } => tracing::debug!(%peer, "a place is not held any more"),
         Event::CircuitOpened { src, dst } => tracing::debug!(%src, %dst, "a circuit was opened"),
         Event::CircuitRefused { src, dst, why } => {

@@ -22,8 +22,8 @@ use libp2p::{
     multiaddr::Protocol,
     swarm::{
         CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure,
-        ExternalAddrExpired, FromSwarm, ListenFailure, ListenerClosed, NetworkBehaviour, NewListenAddr, NotifyHandler, THandler,
-        THandlerInEvent, THandlerOutEvent, ToSwarm,
+        ExternalAddrExpired, FromSwarm, ListenFailure, ListenerClosed, NetworkBehaviour,
+        NewListenAddr, NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
         behaviour::{ConnectionEstablished, ExternalAddrConfirmed, NewListener},
     },
 };
@@ -48,13 +48,35 @@ const PER_IP: usize = 2;
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Reserved { peer: PeerId, renewal: bool },
-    ReservationRefused { peer: PeerId, why: Refused },
-    ReservationLost { peer: PeerId },
-    CircuitOpened { src: PeerId, dst: PeerId },
-    CircuitRefused { src: PeerId, dst: PeerId, why: Refused },
-    CircuitFailed { src: PeerId, dst: PeerId },
-    CircuitEnded { src: PeerId, dst: PeerId, how: Ended },
+    Reserved {
+        peer: PeerId,
+        renewal: bool,
+    },
+    ReservationRefused {
+        peer: PeerId,
+        why: Refused,
+    },
+    ReservationLost {
+        peer: PeerId,
+    },
+    CircuitOpened {
+        src: PeerId,
+        dst: PeerId,
+    },
+    CircuitRefused {
+        src: PeerId,
+        dst: PeerId,
+        why: Refused,
+    },
+    CircuitFailed {
+        src: PeerId,
+        dst: PeerId,
+    },
+    CircuitEnded {
+        src: PeerId,
+        dst: PeerId,
+        how: Ended,
+    },
 }
 
 /// Why a connection was not let in.
@@ -155,7 +177,8 @@ impl Behaviour {
         self.ledger.drain();
         self.metrics.serving(false);
         for id in self.listeners.drain(..) {
-            self.pending_events.push_back(ToSwarm::RemoveListener { id });
+            self.pending_events
+                .push_back(ToSwarm::RemoveListener { id });
         }
         let connections: Vec<_> = self.connections.keys().copied().collect();
         for connection in connections {
@@ -169,6 +192,8 @@ impl Behaviour {
 
     fn confirm(&mut self, address: Multiaddr) {
         if self.private && !self.external.contains(&address) && addr::is_dialable(&address) {
+            // At once, so that nobody is told of some and not of others.
+            self.external.push(address.clone());
             self.pending_events
                 .push_back(ToSwarm::ExternalAddrConfirmed(address));
         }
@@ -246,9 +271,7 @@ impl Behaviour {
         }
         let last = release(&mut self.per_peer, &peer);
         self.metrics.disconnected(peer, &state.meter, last);
-        let (circuits, lost) = self
-            .ledger
-            .disconnected(peer, connection, Instant::now());
+        let (circuits, lost) = self.ledger.disconnected(peer, connection, Instant::now());
         if lost {
             self.metrics.reservation_closed();
             self.report(Event::ReservationLost { peer });
@@ -313,38 +336,36 @@ impl Behaviour {
                     }
                 }
             }
-            Request::Connect { to } => {
-                match self.ledger.connect(peer, connection, to, now) {
-                    Ok((id, circuit)) => {
-                        let meter = |connection| {
-                            let state = self.connections.get(&connection);
-                            state.map(|state: &Connection| state.meter.clone())
-                        };
-                        let opening = Opening {
-                            id,
-                            src: peer,
-                            stream,
-                            limit: self.limit(),
-                            account: Account {
-                                src: meter(connection).unwrap_or_default(),
-                                dst: meter(circuit.dst_connection).unwrap_or_default(),
-                                all: self.metrics.transferred.clone(),
-                            },
-                        };
-                        self.tell(circuit.dst_connection, In::Open(Box::new(opening)));
-                    }
-                    Err(why) => {
-                        let status = why.status();
-                        self.metrics.circuit_refused(status, why.reason());
-                        self.tell(connection, In::Refused { stream, status });
-                        self.report(Event::CircuitRefused {
-                            src: peer,
-                            dst: to,
-                            why,
-                        });
-                    }
+            Request::Connect { to } => match self.ledger.connect(peer, connection, to, now) {
+                Ok((id, circuit)) => {
+                    let meter = |connection| {
+                        let state = self.connections.get(&connection);
+                        state.map(|state: &Connection| state.meter.clone())
+                    };
+                    let opening = Opening {
+                        id,
+                        src: peer,
+                        stream,
+                        limit: self.limit(),
+                        account: Account {
+                            src: meter(connection).unwrap_or_default(),
+                            dst: meter(circuit.dst_connection).unwrap_or_default(),
+                            all: self.metrics.transferred.clone(),
+                        },
+                    };
+                    self.tell(circuit.dst_connection, In::Open(Box::new(opening)));
                 }
-            }
+                Err(why) => {
+                    let status = why.status();
+                    self.metrics.circuit_refused(status, why.reason());
+                    self.tell(connection, In::Refused { stream, status });
+                    self.report(Event::CircuitRefused {
+                        src: peer,
+                        dst: to,
+                        why,
+                    });
+                }
+            },
         }
     }
 

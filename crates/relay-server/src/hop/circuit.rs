@@ -79,16 +79,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Circuit<S> {
             dst,
             forth,
             back,
-            account: Account { src: a, dst: b, all },
+            account:
+                Account {
+                    src: a,
+                    dst: b,
+                    all,
+                },
         } = &mut *self;
-        let forth = forth.poll(src, dst, cx, |bytes| a.received(bytes), |bytes| {
-            b.sent(bytes);
-            all.add(bytes);
-        });
-        let back = back.poll(dst, src, cx, |bytes| b.received(bytes), |bytes| {
-            a.sent(bytes);
-            all.add(bytes);
-        });
+        let forth = forth.poll(
+            src,
+            dst,
+            cx,
+            |bytes| a.received(bytes),
+            |bytes| {
+                b.sent(bytes);
+                all.add(bytes);
+            },
+        );
+        let back = back.poll(
+            dst,
+            src,
+            cx,
+            |bytes| b.received(bytes),
+            |bytes| {
+                a.sent(bytes);
+                all.add(bytes);
+            },
+        );
         match (forth, back) {
             (Poll::Ready(Err(ended)), _) | (_, Poll::Ready(Err(ended))) => Poll::Ready(ended),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ended::Done),

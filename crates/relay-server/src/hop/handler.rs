@@ -262,7 +262,10 @@ impl ConnectionHandler for Handler {
 impl Handler {
     fn on_request(&mut self, stream: Stream) {
         if self.requests >= MAX_REQUESTS {
-            tracing::debug!(limit = MAX_REQUESTS, "too many requests at a time, one is dropped");
+            tracing::debug!(
+                limit = MAX_REQUESTS,
+                "too many requests at a time, one is dropped"
+            );
             return;
         }
         self.requests += 1;

@@ -499,7 +499,10 @@ mod tests {
         let [ann, bob, _] = peers();
         ledger.reserve(bob, id(2), ip(1), now).unwrap();
         ledger.drain();
-        assert_eq!(ledger.reserve(bob, id(2), ip(1), now), Err(Refused::Draining));
+        assert_eq!(
+            ledger.reserve(bob, id(2), ip(1), now),
+            Err(Refused::Draining)
+        );
         assert_eq!(ledger.connect(ann, id(1), bob, now), Err(Refused::Draining));
     }
 

@@ -231,7 +231,9 @@ mod tests {
         let message = HopMessage::reserved(Duration::from_secs(3600), &[], limit);
         let bytes = message.encode_to_vec();
         // The end of the recorded answer: one hour, 32 MiB, status 100.
-        let end = [0x22, 0x08, 0x08, 0x90, 0x1c, 0x10, 0x80, 0x80, 0x80, 0x10, 0x28, 0x64];
+        let end = [
+            0x22, 0x08, 0x08, 0x90, 0x1c, 0x10, 0x80, 0x80, 0x80, 0x10, 0x28, 0x64,
+        ];
         assert!(bytes.starts_with(&[0x08, 0x02, 0x1a]), "{bytes:x?}");
         assert!(bytes.ends_with(&end), "{bytes:x?}");
     }
