@@ -7,6 +7,8 @@ mod combine;
 mod create;
 mod devnet;
 mod enr;
+mod relay;
+mod signals;
 mod verify;
 
 use std::{error::Error, process::ExitCode};
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     log_to_stderr();
     let result = match args.command {
         Command::Devnet(devnet) => devnet::run(devnet),
+        Command::Relay(args) => relay::run(*args),
         Command::Enr(target) => enr::show(&target),
         Command::Combine(args) => combine::run(&args),
         Command::Verify(args) => verify::run(&args),
