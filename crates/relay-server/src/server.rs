@@ -24,8 +24,11 @@ use libp2p::{
 };
 use pluto_crypto::k1::SecretKey;
 use pluto_p2p::{
-    Node, NodeConfig, NodeError, P2PContext, addr::is_private,
-    behaviours::pluto::PlutoBehaviourEvent, gater, p2p_context::NodeGone,
+    Node, NodeConfig, NodeError, P2PContext,
+    addr::{ip_of, is_private},
+    behaviours::pluto::PlutoBehaviourEvent,
+    gater,
+    p2p_context::NodeGone,
 };
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -48,6 +51,10 @@ const MAX_PENDING: usize = 1024;
 const MIN_PENDING_PER_IP: usize = 32;
 /// Connections beside those for places: of peers that look, ask for a circuit, or change their path.
 const SPARE_CONNECTIONS: u32 = 1024;
+
+/// How long a relay that listens on all interfaces waits for a public one before it takes the private
+/// ones for all there are; the system tells of them one after another, within milliseconds.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// Why a relay does not start.
 #[derive(Debug, thiserror::Error)]
@@ -224,6 +231,10 @@ pub struct RelayServer {
     tasks: Tasks,
     drain: Duration,
     advertise_private: bool,
+    /// How long it waits for a public address.
+    settle: Duration,
+    /// When it has waited long enough.
+    settled: Option<Instant>,
 }
 
 /// What runs beside the node.
@@ -249,6 +260,10 @@ impl RelayServer {
             registry.sub_registry_with_label(("relay_peer".into(), peer.to_string().into()));
         let metrics = Metrics::register(labelled);
 
+        let everywhere = config
+            .listen
+            .iter()
+            .any(|address| ip_of(address).is_some_and(|ip| ip.is_unspecified()));
         let limits = &config.limits;
         let node_config = NodeConfig {
             listen: config.listen.clone(),
@@ -326,6 +341,8 @@ impl RelayServer {
             },
             drain: config.drain,
             advertise_private: config.advertise_private,
+            settle: if everywhere { SETTLE } else { Duration::ZERO },
+            settled: None,
         })
     }
 
@@ -380,6 +397,9 @@ impl RelayServer {
                 () = drain.cancelled(), if until.is_none() => until = Some(self.begin_drain()),
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
                     return Outcome::TimeUp { circuits: self.circuits() };
+                }
+                () = sleep_until(self.settled.unwrap_or_else(Instant::now)), if self.settled.is_some() => {
+                    self.on_settled();
                 }
                 event = self.node.next() => {
                     // A swarm has no end.
@@ -439,17 +459,36 @@ impl RelayServer {
         if self.state.borrow().phase != Phase::Starting || all.is_none() {
             return;
         }
-        let Some(hop) = self.node.behaviour_mut().inner.as_mut() else {
-            return;
-        };
-        if hop.advertised().iter().all(is_private) {
-            if hop.advertised().is_empty() {
-                hop.advertise_private();
-            }
-            self.state
-                .send_modify(|state| state.reach = Reach::NothingPublic);
+        let told = self.advertised();
+        if self.settle.is_zero() || !told.iter().all(is_private) {
+            self.on_settled();
+        } else if self.settled.is_none() {
+            self.settled = Some(Instant::now() + self.settle);
         }
-        self.state.send_modify(|state| state.phase = Phase::Serving);
+    }
+
+    /// It is known what there is to tell.
+    fn on_settled(&mut self) {
+        self.settled = None;
+        let told = self.advertised();
+        if told.is_empty()
+            && let Some(hop) = self.node.behaviour_mut().inner.as_mut()
+        {
+            hop.advertise_private();
+        }
+        self.state.send_modify(|state| {
+            if told.iter().all(is_private) {
+                state.reach = Reach::NothingPublic;
+            }
+            if state.phase == Phase::Starting {
+                state.phase = Phase::Serving;
+            }
+        });
+    }
+
+    fn advertised(&mut self) -> Vec<Multiaddr> {
+        let hop = self.node.behaviour_mut().inner.as_ref();
+        hop.map(Behaviour::advertised).unwrap_or_default()
     }
 
     /// Shows what has changed.

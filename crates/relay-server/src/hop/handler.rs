@@ -4,8 +4,8 @@
 //! - **Owner:** the handler owns each stream it was given. A circuit lives at its *far* end: the
 //!   stream of who asked for it is handed there together with the request.
 //! - **Wake-ups:** its futures, commands, and one timer for the end of its place.
-//! - **Bounds:** [`MAX_REQUESTS`] requests are read or answered at a time, further streams are
-//!   dropped; circuits are bounded by the ledger; each step by [`STEP`].
+//! - **Bounds:** [`MAX_REQUESTS`] requests are read at a time, further streams are dropped; above
+//!   [`BURST`] and [`RATE`] they are refused unread; circuits are bounded by the ledger; each step by [`STEP`].
 //! - **Disconnect:** dropping it drops all streams; the other ends of its circuits see theirs break.
 //! - **Keep-alive:** the connection of a peer that holds a place is kept; any other for as long as it
 //!   has streams.
@@ -45,9 +45,14 @@ use super::{
 };
 use crate::metrics::Meter;
 
-/// Requests of one connection that are read or answered at a time. A node asks for one place and
+/// Requests of one connection that are read at a time. A node asks for one place and
 /// for a circuit to each member of its cluster.
 const MAX_REQUESTS: usize = 32;
+/// Requests of one connection in a row. A node that comes back asks for each member of its cluster.
+const BURST: u32 = 256;
+/// Requests of one connection in a second, in the long run. A node repeats one for a member that is
+/// not there after 100 ms at the soonest.
+const RATE: u32 = 32;
 /// How long one message may take, either way. Charon's relay allows a minute.
 const STEP: Duration = Duration::from_secs(30);
 /// The hexadecimal digits of a cluster's label, Charon's (p2p spec, section 9.4).
@@ -152,6 +157,7 @@ pub(crate) struct Handler {
     /// The end of the peer's place.
     place: Option<Pin<Box<Sleep>>>,
     requests: usize,
+    bucket: Bucket,
     asked: bool,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     pending_events: VecDeque<ConnectionHandlerEvent<ReadyUpgrade<StreamProtocol>, Purpose, Out>>,
@@ -164,6 +170,7 @@ impl Handler {
             meter,
             place: None,
             requests: 0,
+            bucket: Bucket::new(Instant::now()),
             asked: false,
             work: FuturesUnordered::new(),
             pending_events: VecDeque::new(),
@@ -268,6 +275,12 @@ impl Handler {
             );
             return;
         }
+        if !self.bucket.take(Instant::now()) {
+            tracing::debug!(rate = RATE, "requests come too fast, one is refused");
+            let message = HopMessage::answer(Status::ResourceLimitExceeded);
+            self.answer(stream, message);
+            return;
+        }
         self.requests += 1;
         self.work.push(Box::pin(read(stream)));
     }
@@ -337,6 +350,29 @@ impl Handler {
             write_and_close(stream, message).await;
             Done::Refused(id)
         }));
+    }
+}
+
+/// How many requests may come now.
+struct Bucket {
+    /// When the burst that is used up would be forgotten.
+    until: Instant,
+}
+
+impl Bucket {
+    fn new(now: Instant) -> Self {
+        Self { until: now }
+    }
+
+    /// Takes one, if there is one.
+    fn take(&mut self, now: Instant) -> bool {
+        let one = Duration::from_secs(1) / RATE;
+        let until = self.until.max(now) + one;
+        let fits = until - now <= one * BURST;
+        if fits {
+            self.until = until;
+        }
+        fits
     }
 }
 
@@ -423,6 +459,17 @@ fn label(lock_hash: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_come_in_a_burst_and_then_at_a_rate() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(now);
+        let taken = |bucket: &mut Bucket, at| (0..1000).filter(|_| bucket.take(at)).count();
+        assert_eq!(taken(&mut bucket, now), BURST as usize);
+        let second = Duration::from_secs(1);
+        assert_eq!(taken(&mut bucket, now + second), RATE as usize);
+        assert_eq!(taken(&mut bucket, now + 60 * second), BURST as usize);
+    }
 
     #[test]
     fn a_cluster_has_seven_digits() {
