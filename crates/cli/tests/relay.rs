@@ -53,6 +53,7 @@ fn pages_are_where_the_flags_say_and_nowhere_else() {
     let serving = relay.until("serving");
     let list: Value = serde_json::from_str(&page(serving["http"].as_str().unwrap())).unwrap();
     assert_eq!(list, serving["addresses"]);
+    assert_eq!(list.as_array().unwrap().len(), 2, "{list}");
     assert!(page(serving["monitoring"].as_str().unwrap()).contains("libp2p_relaysvc_status"));
     let warning = relay.until("warning");
     assert_eq!(warning["what"], "nothing public");

@@ -259,12 +259,6 @@ impl Metrics {
             .inc();
     }
 
-    /// A circuit ended with one of its connections.
-    pub(crate) fn circuit_broken(&self) {
-        let closed = ByType { r#type: "closed" };
-        self.circuits.get_or_create(&closed).inc();
-    }
-
     pub(crate) fn circuit_closed(&self, after: Duration) {
         let closed = ByType { r#type: "closed" };
         self.circuits.get_or_create(&closed).inc();

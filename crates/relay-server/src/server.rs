@@ -476,6 +476,8 @@ impl RelayServer {
         {
             hop.advertise_private();
         }
+        // Who is told that it serves is told where.
+        self.publish();
         self.state.send_modify(|state| {
             if told.iter().all(is_private) {
                 state.reach = Reach::NothingPublic;

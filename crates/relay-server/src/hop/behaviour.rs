@@ -33,7 +33,7 @@ use tokio::time::{Sleep, sleep_until};
 use super::{
     circuit::{Account, Ended},
     handler::{Handler, In, Opening, Out},
-    ledger::{Ledger, Refused, counted_as},
+    ledger::{Circuit, Ledger, Refused, counted_as},
     wire::{CircuitLimit, Request, Status},
 };
 use crate::{
@@ -277,18 +277,25 @@ impl Behaviour {
             self.report(Event::ReservationLost { peer });
         }
         for circuit in circuits {
-            // How long it ran is known to the handler alone, which is gone or will not be heard.
-            if circuit.open {
-                self.metrics.circuit_broken();
-            }
-            self.report(Event::CircuitEnded {
-                src: circuit.src,
-                dst: circuit.dst,
-                how: Ended::Broken,
-            });
-            self.let_go(circuit.src_connection);
-            self.let_go(circuit.dst_connection);
+            self.on_ended(circuit, Ended::Broken);
         }
+    }
+
+    fn on_ended(&mut self, circuit: Circuit, how: Ended) {
+        let Circuit { src, dst, .. } = circuit;
+        match circuit.opened {
+            Some(opened) => {
+                self.metrics.circuit_closed(opened.elapsed());
+                self.report(Event::CircuitEnded { src, dst, how });
+            }
+            None => {
+                let status = Status::ConnectionFailed;
+                self.metrics.circuit_refused(status, "connection failed");
+                self.report(Event::CircuitFailed { src, dst });
+            }
+        }
+        self.let_go(circuit.src_connection);
+        self.let_go(circuit.dst_connection);
     }
 
     /// A draining relay sends away whoever carries no circuit any more.
@@ -373,7 +380,7 @@ impl Behaviour {
         match event {
             Out::Asked { stream, request } => self.on_asked(peer, connection, stream, request),
             Out::Opened { id } => {
-                if let Some(circuit) = self.ledger.opened(id) {
+                if let Some(circuit) = self.ledger.opened(id, Instant::now()) {
                     self.metrics.circuit_opened();
                     self.report(Event::CircuitOpened {
                         src: circuit.src,
@@ -383,26 +390,12 @@ impl Behaviour {
             }
             Out::Failed { id } => {
                 if let Some(circuit) = self.ledger.ended(id) {
-                    let status = Status::ConnectionFailed;
-                    self.metrics.circuit_refused(status, "connection failed");
-                    self.report(Event::CircuitFailed {
-                        src: circuit.src,
-                        dst: circuit.dst,
-                    });
-                    self.let_go(circuit.src_connection);
-                    self.let_go(circuit.dst_connection);
+                    self.on_ended(circuit, Ended::Broken);
                 }
             }
-            Out::Ended { id, how, after } => {
+            Out::Ended { id, how } => {
                 if let Some(circuit) = self.ledger.ended(id) {
-                    self.metrics.circuit_closed(after);
-                    self.report(Event::CircuitEnded {
-                        src: circuit.src,
-                        dst: circuit.dst,
-                        how,
-                    });
-                    self.let_go(circuit.src_connection);
-                    self.let_go(circuit.dst_connection);
+                    self.on_ended(circuit, how);
                 }
             }
         }

@@ -97,11 +97,7 @@ pub(crate) enum Out {
     /// The far end did not take a circuit, and who asked was told.
     Failed { id: CircuitId },
     /// A circuit that was open is not any more.
-    Ended {
-        id: CircuitId,
-        how: Ended,
-        after: Duration,
-    },
+    Ended { id: CircuitId, how: Ended },
 }
 
 /// Why a stream is opened.
@@ -146,7 +142,7 @@ enum Done {
     /// What came of the near end's.
     Running(Box<Opening>, Option<Stream>),
     Refused(CircuitId),
-    Ended(CircuitId, Ended, Duration),
+    Ended(CircuitId, Ended),
     Told(Option<String>),
 }
 
@@ -318,7 +314,7 @@ impl Handler {
             // Who asked is gone.
             Done::Running(opening, None) => self.tell(Out::Failed { id: opening.id }),
             Done::Refused(id) => self.tell(Out::Failed { id }),
-            Done::Ended(id, how, after) => self.tell(Out::Ended { id, how, after }),
+            Done::Ended(id, how) => self.tell(Out::Ended { id, how }),
             Done::Told(cluster) => self.meter.in_cluster(cluster),
         }
     }
@@ -425,7 +421,6 @@ async fn accept(mut opening: Box<Opening>, far: Stream) -> Done {
 }
 
 async fn run(opening: Opening, far: Stream) -> Done {
-    let began = Instant::now();
     let Opening {
         id,
         stream,
@@ -435,7 +430,7 @@ async fn run(opening: Opening, far: Stream) -> Done {
     } = opening;
     let circuit = Circuit::new(stream, far, limit.bytes, account);
     let how = timeout(limit.duration, circuit).await;
-    Done::Ended(id, how.unwrap_or(Ended::Time), began.elapsed())
+    Done::Ended(id, how.unwrap_or(Ended::Time))
 }
 
 /// Asks once which cluster the peer is of (p2p spec, section 10.6).

@@ -102,8 +102,8 @@ pub(crate) struct Circuit {
     pub(crate) src_connection: ConnectionId,
     pub(crate) dst: PeerId,
     pub(crate) dst_connection: ConnectionId,
-    /// Whether both ends have agreed.
-    pub(crate) open: bool,
+    /// When both ends had agreed.
+    pub(crate) opened: Option<Instant>,
 }
 
 /// What a given place is.
@@ -240,7 +240,7 @@ impl Ledger {
             src_connection,
             dst,
             dst_connection,
-            open: false,
+            opened: None,
         };
         self.circuits.insert(id, circuit);
         for peer in [src, dst] {
@@ -253,9 +253,9 @@ impl Ledger {
     }
 
     /// Both ends have agreed. `None` if it ended meanwhile.
-    pub(crate) fn opened(&mut self, id: CircuitId) -> Option<Circuit> {
+    pub(crate) fn opened(&mut self, id: CircuitId, now: Instant) -> Option<Circuit> {
         let circuit = self.circuits.get_mut(&id)?;
-        circuit.open = true;
+        circuit.opened = Some(now);
         Some(*circuit)
     }
 
@@ -457,7 +457,7 @@ mod tests {
         let of = |peer| Refused::CircuitsOf { peer, limit: 1 };
         assert_eq!(ledger.connect(cat, id(3), bob, now), Err(of(bob)));
         assert_eq!(ledger.connect(cat, id(3), ann, now), Err(of(ann)));
-        assert!(ledger.opened(first).unwrap().open);
+        assert_eq!(ledger.opened(first, now).unwrap().opened, Some(now));
         assert!(ledger.carries(id(1)) && ledger.carries(id(2)) && !ledger.carries(id(3)));
         assert!(ledger.ended(first).is_some());
         assert!(ledger.ended(first).is_none(), "once");
@@ -476,7 +476,7 @@ mod tests {
         let (ended, lost) = ledger.disconnected(ann, id(1), now);
         assert_eq!((ended.len(), lost), (1, false));
         assert_eq!(ledger.circuits(), 1);
-        assert!(ledger.opened(second).is_some());
+        assert!(ledger.opened(second, now).is_some());
         assert_eq!(ledger.disconnected(bob, id(2), now).0.len(), 1);
         assert_eq!(ledger.circuits(), 0);
     }
