@@ -236,7 +236,7 @@ pub(crate) struct Devnet {
 /// 2 wrong usage; 130 a second signal cut circuits.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
-On SIGTERM or Ctrl-C the relay gives nothing new, frees its ports, answers 503 on /readyz, and sends \
+On SIGTERM or Ctrl-C the relay gives nothing new, frees its TCP ports, answers 503 on /readyz, and sends \
 peers without a circuit away, so that they look for another relay at once. Running circuits get \
 --drain. A second signal ends it now.
 

@@ -353,7 +353,8 @@ impl RelayServer {
 
     /// Runs until cancelled or told to drain, and then until its end.
     ///
-    /// From then on no connection, place or circuit is given, the ports are free for a successor,
+    /// From then on no connection, place or circuit is given, the TCP ports are free for a
+    /// successor,
     /// `/readyz` answers 503, and who carries no circuit is sent away. Once no circuit runs any more,
     /// or their time is over, or [`Control::stop`] is called, all connections are closed.
     pub async fn run(mut self, cancel: CancellationToken) -> Outcome {

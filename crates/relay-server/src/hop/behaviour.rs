@@ -24,10 +24,10 @@ use libp2p::{
         CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure,
         ExternalAddrExpired, FromSwarm, ListenFailure, ListenerClosed, NetworkBehaviour,
         NewListenAddr, NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
-        behaviour::{ConnectionEstablished, ExternalAddrConfirmed, NewListener},
+        behaviour::{ConnectionEstablished, ExternalAddrConfirmed},
     },
 };
-use pluto_p2p::addr;
+use pluto_p2p::addr::{self, Transport};
 use tokio::time::{Sleep, sleep_until};
 
 use super::{
@@ -107,7 +107,8 @@ pub(crate) struct Behaviour {
     per_ip: HashMap<IpAddr, usize>,
     /// Of connections that are let in and not established yet.
     entering: HashMap<ConnectionId, Arc<Meter>>,
-    listeners: Vec<ListenerId>,
+    /// With the transport that each listens on.
+    listeners: HashMap<ListenerId, Transport>,
     private: bool,
     bound: Vec<Multiaddr>,
     external: Vec<Multiaddr>,
@@ -133,7 +134,7 @@ impl Behaviour {
             per_peer: HashMap::new(),
             per_ip: HashMap::new(),
             entering: HashMap::new(),
-            listeners: Vec::new(),
+            listeners: HashMap::new(),
             private: false,
             bound: Vec::new(),
             external: Vec::new(),
@@ -168,7 +169,7 @@ impl Behaviour {
         }
     }
 
-    /// Takes nothing new: the ports are given up, HOP is withdrawn, and whoever carries no circuit
+    /// Takes nothing new: the TCP ports are given up, HOP is withdrawn, and whoever carries no circuit
     /// is sent away, so that it looks for another relay at once.
     pub(crate) fn drain(&mut self) {
         if self.ledger.is_draining() {
@@ -176,9 +177,13 @@ impl Behaviour {
         }
         self.ledger.drain();
         self.metrics.serving(false);
-        for id in self.listeners.drain(..) {
-            self.pending_events
-                .push_back(ToSwarm::RemoveListener { id });
+        // A QUIC listener and its connections are one socket, and end together: it stays, and lets
+        // nobody in.
+        for (id, transport) in self.listeners.drain() {
+            if transport == Transport::Tcp {
+                self.pending_events
+                    .push_back(ToSwarm::RemoveListener { id });
+            }
         }
         let connections: Vec<_> = self.connections.keys().copied().collect();
         for connection in connections {
@@ -509,11 +514,11 @@ impl NetworkBehaviour for Behaviour {
                     self.metrics.disconnected(peer, &meter, last);
                 }
             }
-            FromSwarm::NewListener(NewListener { listener_id }) => self.listeners.push(listener_id),
             FromSwarm::ListenerClosed(ListenerClosed { listener_id, .. }) => {
-                self.listeners.retain(|known| *known != listener_id);
+                self.listeners.remove(&listener_id);
             }
-            FromSwarm::NewListenAddr(NewListenAddr { addr, .. }) => {
+            FromSwarm::NewListenAddr(NewListenAddr { listener_id, addr }) => {
+                self.listeners.insert(listener_id, Transport::of(addr));
                 if !self.bound.contains(addr) {
                     self.bound.push(addr.clone());
                 }
