@@ -492,8 +492,8 @@ impl Target {
     }
 
     fn wants_direct(&self, rules: Rules) -> bool {
-        !self.is_direct()
-            && !(rules.relayed_only && self.member)
+        let forbidden = rules.relayed_only && self.member;
+        !(forbidden || self.is_direct())
             && match self.direct.dialing {
                 0 => !self.addresses.is_empty(),
                 dialing => dialing < MAX_DIALING_PER_PEER && !self.fresh.is_empty(),
