@@ -1,13 +1,14 @@
 //! The command line.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
     time::Duration,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
+use libp2p::{Multiaddr, multiaddr::Protocol};
 use pluto_eth::address::Address;
 use pluto_eth::network::{CustomError, CustomFlags, Networks};
 
@@ -218,6 +219,13 @@ pub(crate) struct Devnet {
     /// Transport between the nodes.
     #[arg(long, value_enum, default_value_t = Net::Both)]
     pub(crate) transport: Net,
+    /// Relays that the nodes find each other through, as real clusters do; without any they are told
+    /// where the others are.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=8))]
+    pub(crate) relays: u32,
+    /// Stay on the relays instead of going direct.
+    #[arg(long)]
+    pub(crate) no_direct: bool,
     /// Directory of the nodes' identity keys. Keys that are there are used again.
     #[arg(long, default_value = "devnet", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
@@ -358,6 +366,21 @@ pub(crate) enum Net {
     Tcp,
     Quic,
     Both,
+}
+
+impl Net {
+    /// Any port of loopback.
+    pub(crate) fn listen(self) -> impl Iterator<Item = Multiaddr> {
+        let loopback = Multiaddr::from(Ipv4Addr::LOCALHOST);
+        let tcp = loopback.clone().with(Protocol::Tcp(0));
+        let quic = loopback.with(Protocol::Udp(0)).with(Protocol::QuicV1);
+        let (tcp, quic) = match self {
+            Self::Tcp => (Some(tcp), None),
+            Self::Quic => (None, Some(quic)),
+            Self::Both => (Some(tcp), Some(quic)),
+        };
+        tcp.into_iter().chain(quic)
+    }
 }
 
 /// A node at a slot.

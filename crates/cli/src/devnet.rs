@@ -1,6 +1,7 @@
 //! `pluto devnet`: a cluster on one machine whose nodes find each other and sign.
 //!
-//! The nodes are real: identity keys on disk, sockets on loopback, keys split among them. Each slot
+//! The nodes are real: identity keys on disk, sockets on loopback, keys split among them. They know
+//! nothing of each other but a relay's URL, meet through it and then go direct. Each slot
 //! every node signs the same duty with its shares, sends that to the others, and puts the group
 //! signature together once enough have come in.
 //!
@@ -9,11 +10,15 @@
 
 mod cluster;
 mod node;
+mod relays;
 mod score;
 mod view;
 
-use std::{collections::BTreeSet, error::Error, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet, error::Error, pin::Pin, process::ExitCode, sync::Arc, time::Duration,
+};
 
+use pluto_p2p::{addr::Transport, p2p_context::PeerView};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout_at},
@@ -21,7 +26,8 @@ use tokio::{
 
 use self::{
     cluster::Cluster,
-    node::{Node, Report},
+    node::{Entry, Node, Report},
+    relays::Relays,
     score::Score,
     view::View,
 };
@@ -81,17 +87,31 @@ async fn devnet(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
         tokio::task::spawn_blocking(move || Cluster::create(&args)).await??
     });
     let mut view = View::new(args.json, &cluster);
+    let relays = Relays::start(args.relays, args.transport).await?;
+    let entry = Entry {
+        relays: relays.sources()?,
+        relayed_only: args.no_direct,
+    };
     let (reports, mut reported) = mpsc::channel(REPORTS);
     let (genesis, begun) = watch::channel(None);
     let mut nodes = Vec::new();
     for index in 0..cluster.size() {
         nodes.push(Some(
-            Node::start(cluster.clone(), index, begun.clone(), reports.clone()).await?,
+            Node::start(
+                cluster.clone(),
+                index,
+                &entry,
+                begun.clone(),
+                reports.clone(),
+            )
+            .await?,
         ));
     }
     let before_mesh = Instant::now();
-    introduce(&nodes);
-    view.started(&nodes);
+    if entry.relays.is_empty() {
+        introduce(&nodes);
+    }
+    view.started(&nodes, &relays);
 
     let mut score = Score::new(&args, cluster.size());
     let mut interrupted = false;
@@ -106,6 +126,8 @@ async fn devnet(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
         let mut course = Course {
             args: &args,
             cluster: &cluster,
+            entry: &entry,
+            before_mesh,
             nodes: &mut nodes,
             begun,
             reports: reports.clone(),
@@ -119,6 +141,7 @@ async fn devnet(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
     for node in nodes.into_iter().flatten() {
         node.stop().await;
     }
+    relays.stop().await;
     // Without an end of its own, being stopped is how it ends.
     let ok = score.ok() && (!interrupted || args.slots == 0);
     view.summary(&score, ok, interrupted);
@@ -157,10 +180,61 @@ async fn mesh(nodes: &[Option<Node>], began: Instant) -> Result<Duration, Devnet
     Ok(began.elapsed())
 }
 
+/// What connections become after the nodes have met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Upgrade {
+    /// None goes through a relay.
+    Direct,
+    /// All are QUIC.
+    Quic,
+}
+
+impl Upgrade {
+    fn is_expected(self, args: &args::Devnet) -> bool {
+        let direct = args.relays > 0 && !args.no_direct;
+        match self {
+            Self::Direct => direct,
+            Self::Quic => direct && args.transport != args::Net::Tcp,
+        }
+    }
+
+    /// Resolves once every node sees all others so; never if one of them goes away before.
+    fn of_all(self, nodes: &[Option<Node>]) -> Pin<Box<dyn Future<Output = Self> + Send>> {
+        let seen = nodes.iter().flatten().map(|node| {
+            let (context, own) = (node.context.clone(), node.peer);
+            async move {
+                let all = context.wait_for(|view| {
+                    let mut others = view.known().filter(|peer| peer.id != own);
+                    others.all(|peer| self.is_reached(peer)).then_some(())
+                });
+                if all.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        });
+        let seen: Vec<_> = seen.collect();
+        Box::pin(async move {
+            for seen in seen {
+                seen.await;
+            }
+            self
+        })
+    }
+
+    fn is_reached(self, peer: &PeerView) -> bool {
+        peer.best().is_some_and(|path| {
+            let direct = !path.is_relayed() && path.rtt().is_some();
+            direct && (self == Self::Direct || path.transport == Transport::Quic)
+        })
+    }
+}
+
 /// The slots, with what happens to nodes in them.
 struct Course<'a> {
     args: &'a args::Devnet,
     cluster: &'a Arc<Cluster>,
+    entry: &'a Entry,
+    before_mesh: Instant,
     nodes: &'a mut Vec<Option<Node>>,
     begun: watch::Receiver<Option<Instant>>,
     reports: mpsc::Sender<Report>,
@@ -181,6 +255,9 @@ impl Course<'_> {
         let mut redraw = tokio::time::interval(REDRAW);
         // Those that were restarted and have not met everybody again.
         let mut returning: BTreeSet<usize> = BTreeSet::new();
+        let upgrades = [Upgrade::Direct, Upgrade::Quic];
+        let mut expected = upgrades.into_iter().filter(|it| it.is_expected(self.args));
+        let mut upgraded = expected.next().map(|it| it.of_all(self.nodes));
         loop {
             let ended = last != 0 && slot >= last;
             let next = if ended {
@@ -209,6 +286,15 @@ impl Course<'_> {
                     }
                     score.add(&report);
                     view.report(&report, score, self.nodes);
+                }
+                upgrade = async {
+                    match &mut upgraded {
+                        Some(upgraded) => upgraded.await,
+                        None => std::future::pending().await,
+                    }
+                } => {
+                    view.upgraded(upgrade, self.before_mesh.elapsed(), self.nodes);
+                    upgraded = expected.next().map(|it| it.of_all(self.nodes));
                 }
                 _ = redraw.tick() => view.draw(score, self.nodes),
             }
@@ -243,13 +329,16 @@ impl Course<'_> {
             let node = Node::start(
                 self.cluster.clone(),
                 at.node,
+                self.entry,
                 self.begun.clone(),
                 self.reports.clone(),
             )
             .await?;
-            // It knows where the others are; they learn from it where it is now.
-            for other in self.nodes.iter().flatten() {
-                node.meets(other);
+            if self.entry.relays.is_empty() {
+                // It knows where the others are; they learn from it where it is now.
+                for other in self.nodes.iter().flatten() {
+                    node.meets(other);
+                }
             }
             let others = self.nodes.iter().flatten().count();
             node.report_back(others, self.reports.clone());

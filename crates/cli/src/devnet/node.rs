@@ -16,7 +16,7 @@ use pluto_core::{
     threshold::{Quorum, ThresholdStore},
 };
 use pluto_crypto::bls::{self, Signature};
-use pluto_p2p::{Control, Node as P2PNode, NodeConfig, P2PContext, exchange::Budget};
+use pluto_p2p::{Control, Node as P2PNode, NodeConfig, P2PContext, RelaySource, exchange::Budget};
 use pluto_parsigex::{BlsVerifier, Handle, Members, Received};
 use pluto_peerinfo::Local;
 use tokio::{
@@ -27,7 +27,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{LATE, cluster::Cluster};
-use crate::args::Net;
 
 /// Group signatures in the making at once; each takes a thread for about a millisecond.
 const MAX_AGGREGATING: usize = 16;
@@ -72,6 +71,15 @@ pub(crate) enum Failure {
     Equivocation(#[from] pluto_core::threshold::Equivocation),
 }
 
+/// How nodes find each other.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// The relays; without any they are told.
+    pub(crate) relays: Vec<RelaySource>,
+    /// Whether they stay on them.
+    pub(crate) relayed_only: bool,
+}
+
 /// A running node.
 pub(crate) struct Node {
     pub(crate) index: usize,
@@ -89,18 +97,18 @@ impl Node {
     pub(crate) async fn start(
         cluster: Arc<Cluster>,
         index: usize,
+        entry: &Entry,
         begun: watch::Receiver<Option<Instant>>,
         reports: mpsc::Sender<Report>,
     ) -> Result<Self, Box<dyn Error>> {
         let began = Instant::now();
         let context = P2PContext::new(cluster.members.iter().map(|member| member.peer));
         let mut config = NodeConfig::new(cluster.keypair(index)?);
-        if cluster.net != Net::Quic {
-            config = config.with_listen("/ip4/127.0.0.1/tcp/0".parse()?);
+        for address in cluster.net.listen() {
+            config = config.with_listen(address);
         }
-        if cluster.net != Net::Tcp {
-            config = config.with_listen("/ip4/127.0.0.1/udp/0/quic-v1".parse()?);
-        }
+        config = config.with_relays(entry.relays.iter().cloned());
+        config.relayed_only = entry.relayed_only;
         let members = Members::new(cluster.members.iter().map(|m| (m.peer, m.share_idx)));
         let verifier = BlsVerifier::new(cluster.forks.clone(), cluster.public_shares());
         let (node, (handle, received)) = P2PNode::new(config, context.clone(), |builder| {

@@ -7,8 +7,10 @@ use pluto_p2p::p2p_context::WhyNotConnected;
 use serde_json::{Value, json};
 
 use super::{
+    Upgrade,
     cluster::Cluster,
     node::{Node, Report},
+    relays::Relays,
     score::Score,
 };
 
@@ -58,7 +60,7 @@ impl View {
         }
     }
 
-    pub(crate) fn started(&mut self, nodes: &[Option<Node>]) {
+    pub(crate) fn started(&mut self, nodes: &[Option<Node>], relays: &Relays) {
         if self.kind == Kind::Json {
             let nodes: Vec<Value> = nodes
                 .iter()
@@ -72,7 +74,11 @@ impl View {
                     })
                 })
                 .collect();
-            self.json(json!({"event": "started", "threshold": self.threshold, "validators": self.validators, "nodes": nodes}));
+            let relays: Vec<Value> = relays
+                .urls()
+                .map(|(peer, url)| json!({"peer_id": peer.to_string(), "url": url}))
+                .collect();
+            self.json(json!({"event": "started", "threshold": self.threshold, "validators": self.validators, "nodes": nodes, "relays": relays}));
             return;
         }
         self.say(format!(
@@ -84,6 +90,9 @@ impl View {
         for (index, (peer, _)) in self.names.clone().iter().enumerate() {
             self.say(format!("  node {index}  {peer}"));
         }
+        for (index, (peer, url)) in relays.urls().enumerate() {
+            self.say(format!("  relay {index} {peer}  {url}"));
+        }
     }
 
     pub(crate) fn meshed(&mut self, nodes: &[Option<Node>], elapsed: Duration) {
@@ -92,6 +101,23 @@ impl View {
             return;
         }
         self.say(format!("all connected after {:.1} ms", ms(elapsed)));
+        if self.kind == Kind::Plain {
+            for line in matrix(nodes).lines() {
+                self.say(line.to_owned());
+            }
+        }
+    }
+
+    pub(crate) fn upgraded(&mut self, upgrade: Upgrade, elapsed: Duration, nodes: &[Option<Node>]) {
+        let (event, told) = match upgrade {
+            Upgrade::Direct => ("direct", "no connection goes through a relay"),
+            Upgrade::Quic => ("quic", "all connections are QUIC"),
+        };
+        if self.kind == Kind::Json {
+            self.json(json!({"event": event, "elapsed_ms": ms(elapsed)}));
+            return;
+        }
+        self.note(format!("{told} after {:.1} ms", ms(elapsed)));
         if self.kind == Kind::Plain {
             for line in matrix(nodes).lines() {
                 self.say(line.to_owned());
@@ -309,9 +335,13 @@ fn cell(node: &Node, other: &Node) -> String {
     let Some(path) = view.peer(&other.peer).and_then(|peer| peer.best()) else {
         return "...".to_owned();
     };
+    let path_name = match path.is_relayed() {
+        true => "relay",
+        false => path.transport.name(),
+    };
     match path.rtt() {
-        Some(rtt) => format!("{} {:.1}ms", path.transport, ms(rtt)),
-        None => path.transport.to_string(),
+        Some(rtt) => format!("{path_name} {:.1}ms", ms(rtt)),
+        None => path_name.to_owned(),
     }
 }
 
