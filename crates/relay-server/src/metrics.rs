@@ -306,6 +306,9 @@ impl Peers {
     }
 }
 
+/// The name and help of a counter, and where it stands.
+type CounterOfPeer = (&'static str, &'static str, fn(&Meter) -> &AtomicU64);
+
 /// For the registry, which wants to own what it asks.
 #[derive(Debug)]
 struct PeersCollector(Arc<Peers>);
@@ -322,7 +325,7 @@ impl Collector for PeersCollector {
         if self.0.others.connected.load(Ordering::Relaxed) > 0 {
             peers.push((OTHER.to_owned(), self.0.others.clone()));
         }
-        let counters: [(&str, &str, fn(&Meter) -> &AtomicU64); 3] = [
+        let counters: [CounterOfPeer; 3] = [
             ("relay_p2p_connection", "Connections of a peer", |meter| {
                 &meter.connected
             }),

@@ -524,10 +524,10 @@ impl NetworkBehaviour for Behaviour {
                 }
                 self.confirm(addr.clone());
             }
-            FromSwarm::ExternalAddrConfirmed(ExternalAddrConfirmed { addr }) => {
-                if !self.external.contains(addr) {
-                    self.external.push(addr.clone());
-                }
+            FromSwarm::ExternalAddrConfirmed(ExternalAddrConfirmed { addr })
+                if !self.external.contains(addr) =>
+            {
+                self.external.push(addr.clone());
             }
             FromSwarm::ExternalAddrExpired(ExternalAddrExpired { addr }) => {
                 self.external.retain(|known| known != addr);

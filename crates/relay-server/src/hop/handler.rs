@@ -252,7 +252,8 @@ impl ConnectionHandler for Handler {
             }
             ConnectionEvent::RemoteProtocolsChange(ProtocolsChange::Added(mut added)) => {
                 // Once for each connection; a node belongs to one cluster.
-                if !self.asked && added.any(|protocol| *protocol == PEERINFO) {
+                let tells = added.any(|protocol| *protocol == PEERINFO);
+                if tells && !self.asked {
                     self.asked = true;
                     self.ask(PEERINFO, Purpose::Peerinfo);
                 }
