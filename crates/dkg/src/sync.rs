@@ -22,6 +22,8 @@ mod handler;
 mod handles;
 mod reason;
 mod shared;
+#[cfg(test)]
+mod vectors;
 mod version;
 mod wire;
 

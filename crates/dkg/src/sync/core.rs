@@ -14,7 +14,7 @@
 //!   connection, and every ending gives it back; who may have it next is decided here.
 //! - **Streams of theirs.** The newest that has brought a valid message is the one that counts. What an
 //!   older one still brings is too late to be believed.
-//! - **The end.** The first reason stays. A peer that has finished is not missed.
+//! - **The end.** The first reason stays. A peer that has said that it is done is not missed.
 
 use std::{
     collections::VecDeque,
@@ -248,6 +248,8 @@ struct Peer {
     shutdown: bool,
     knows_shutdown: bool,
     knows_end: bool,
+    /// It has said that it is done, and has not been seen since.
+    gone: bool,
     was_connected: bool,
     heard: Option<Instant>,
     missing: Option<Instant>,
@@ -273,6 +275,7 @@ impl Peer {
             shutdown: false,
             knows_shutdown: false,
             knows_end: false,
+            gone: false,
             was_connected: false,
             heard: None,
             missing: None,
@@ -706,15 +709,13 @@ impl Core {
             }
             if self.lost_at(at).is_some_and(|at| at <= now) {
                 let peer = &self.peers[at];
-                if let (Some(lost), Some(cause)) = (peer.lost, peer.refused.clone()) {
-                    let reason = Reason::Lost {
-                        peer: peer.id,
-                        step: self.step,
-                        after: now - lost,
-                        cause,
-                    };
-                    self.end(reason);
-                }
+                let reason = Reason::Lost {
+                    peer: peer.id,
+                    step: self.step,
+                    after: peer.lost.map(|lost| now - lost).unwrap_or_default(),
+                    cause: peer.refused.clone().unwrap_or(FailureCause::Lost),
+                };
+                self.miss(at, reason);
             }
             if self.silent_at(at).is_some_and(|at| at <= now) {
                 let peer = &self.peers[at];
@@ -724,7 +725,7 @@ impl Core {
                     after: peer.heard.map(|heard| now - heard).unwrap_or_default(),
                     cause: peer.last_failure.clone(),
                 };
-                self.end(reason);
+                self.miss(at, reason);
             }
         }
     }
@@ -992,11 +993,26 @@ impl Core {
         }
     }
 
-    /// Whether it may go without being missed: it is done, and knows that we are or would not have
-    /// gone.
+    /// Whether it may go without being missed: it is done and knows that we are, or has gone since it
+    /// said so.
     fn has_finished(&self, at: usize) -> bool {
         let peer = &self.peers[at];
-        self.shutdown && peer.shutdown && (peer.knows_shutdown || peer.connections.is_empty())
+        self.has_said_goodbye(at) && (peer.knows_shutdown || peer.gone)
+    }
+
+    fn has_said_goodbye(&self, at: usize) -> bool {
+        self.shutdown && self.peers[at].shutdown
+    }
+
+    /// Somebody is lost. Whoever has said that it is done did not wait for us or did not hear us; either
+    /// way all is well.
+    fn miss(&mut self, at: usize, reason: Reason) {
+        if self.has_said_goodbye(at) {
+            self.peers[at].gone = true;
+            self.dirty = true;
+        } else {
+            self.end(reason);
+        }
     }
 
     fn is_watched(&self, at: usize) -> bool {
@@ -1012,8 +1028,17 @@ impl Core {
     fn lost_at(&self, at: usize) -> Option<Instant> {
         let peer = &self.peers[at];
         let (armed, lost) = (self.armed?, peer.lost?);
-        (self.is_watched(at) && peer.heard.is_some() && peer.refused.is_some())
-            .then(|| lost.max(armed) + self.rules.peer_grace)
+        let (refused, goodbye) = (peer.refused.is_some(), self.has_said_goodbye(at));
+        if !self.is_watched(at) || peer.heard.is_none() {
+            return None;
+        }
+        match (refused, goodbye) {
+            // Nobody is there, as was to be expected.
+            (true, true) => Some(lost),
+            (true, false) | (false, true) => Some(lost.max(armed) + self.rules.peer_grace),
+            // A dial may be under way into a network that heals.
+            (false, false) => None,
+        }
     }
 
     fn silent_at(&self, at: usize) -> Option<Instant> {
@@ -1022,3 +1047,6 @@ impl Core {
             .then(|| heard.max(armed) + self.rules.silence)
     }
 }
+
+#[cfg(test)]
+mod tests;
