@@ -464,7 +464,8 @@ async fn another_definition_or_version_ends_both_sides() {
         let all = ids(&keys);
         let pin = |config: Config| config.with_charon_version(CharonVersion::V1_11);
         let (a, _) = member_with(config(&keys[0], &[TCP]), &all, pin).await;
-        let (b, _) = member_with(config(&keys[1], &[TCP]), &all, |config| change(pin(config))).await;
+        let (b, _) =
+            member_with(config(&keys[1], &[TCP]), &all, |config| change(pin(config))).await;
         a.meets(&b);
         let token = CancellationToken::new();
         for (node, other) in [(&a, &b), (&b, &a)] {

@@ -202,8 +202,6 @@ impl ConnectionHandler for Handler {
 /// dropping the claim.
 async fn say(mut claim: Claim, stream: Stream, release: CancellationToken) {
     let shared = claim.shared().clone();
-    // Charon takes one message at a time.
-    let most = if claim.is_pluto() { MAX_UNANSWERED } else { 1 };
     let mut tells = shared.tell.subscribe();
     let (reader, mut writer) = stream.split();
     let mut reply = Box::pin(read_reply(reader));
@@ -213,7 +211,10 @@ async fn say(mut claim: Claim, stream: Stream, release: CancellationToken) {
     let mut due = true;
     let mut last = false;
     loop {
-        if due && !last && unanswered.len() < most {
+        // Charon takes one message at a time. Who a peer is may become known while the stream is open.
+        let may_say =
+            unanswered.is_empty() || (due && unanswered.len() < MAX_UNANSWERED && claim.is_pluto());
+        if due && !last && may_say {
             due = false;
             let tell = *tells.borrow_and_update();
             let Some(version) = tell.version else {
