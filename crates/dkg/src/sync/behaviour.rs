@@ -19,6 +19,7 @@ use futures::future::BoxFuture;
 use libp2p::{
     Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
+    multiaddr::Protocol,
     swarm::{
         ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour,
         NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
@@ -28,7 +29,7 @@ use libp2p::{
 use pluto_p2p::{
     P2PContext,
     exchange::choose,
-    p2p_context::{Path, View},
+    p2p_context::{Failure, FailureCause, Path, View},
 };
 use tokio::{sync::watch, time::Sleep};
 
@@ -224,7 +225,7 @@ impl Behaviour {
                     core.on_identified(*peer, who);
                 }
                 if !state.is_connected() {
-                    for failure in &state.failures {
+                    for failure in state.failures.iter().filter(|it| !is_of_relay(it)) {
                         core.on_dial_failed(*peer, failure.at, &failure.cause, Instant::now());
                     }
                 }
@@ -287,6 +288,19 @@ impl Behaviour {
         // In a swarm that feeds no context any connection is as good as another.
         choose(&paths, None).or(ours.first().copied())
     }
+}
+
+/// Whether it says something of a relay on the way, and nothing of the peer.
+fn is_of_relay(failure: &Failure) -> bool {
+    let mut parts = failure.address.iter().flatten();
+    parts.any(|part| part == Protocol::P2pCircuit)
+        && matches!(
+            failure.cause,
+            FailureCause::Refused
+                | FailureCause::TimedOut
+                | FailureCause::Unreachable
+                | FailureCause::Handshake
+        )
 }
 
 /// Whether a stream should leave its connection for another: it is being drained, or it is relayed and

@@ -25,7 +25,7 @@ use libp2p::{PeerId, swarm::ConnectionId};
 use pluto_p2p::p2p_context::FailureCause;
 
 use super::{
-    reason::{MAX_TEXT, Reason, SignatureFault, Step, shorten},
+    reason::{MAX_TEXT, Reason, SignatureFault, Step, tame},
     version::{Agreement, Broadcast, CharonVersion, Kind, Minor, Who},
 };
 
@@ -604,7 +604,7 @@ impl Core {
             self.end(Reason::Told {
                 peer,
                 step,
-                text: shorten(error, MAX_TEXT),
+                text: tame(error, MAX_TEXT),
             });
         }
     }
@@ -899,7 +899,7 @@ impl Core {
             return Err(Reason::Version {
                 peer,
                 ours,
-                theirs: shorten(message.version, MAX_TEXT),
+                theirs: tame(message.version, MAX_TEXT),
             });
         }
         message

@@ -126,7 +126,11 @@ impl ConnectionHandler for Handler {
 
     fn on_behaviour_event(&mut self, event: FromBehaviour) {
         match event {
-            FromBehaviour::Open(opening) => self.to_open.push_back(opening),
+            FromBehaviour::Open(opening) => {
+                // From now on, so that a release during negotiation is not lost.
+                self.release = Some((opening.0.ticket(), CancellationToken::new()));
+                self.to_open.push_back(opening);
+            }
             FromBehaviour::Release(ticket) => {
                 self.to_open.retain(|opening| opening.0.ticket() != ticket);
                 if let Some((held, release)) = &self.release
@@ -159,8 +163,11 @@ impl ConnectionHandler for Handler {
                 protocol: stream,
                 info: Opening(claim),
             }) => {
-                let release = CancellationToken::new();
-                self.release = Some((claim.ticket(), release.clone()));
+                let release = match &self.release {
+                    Some((ticket, release)) if *ticket == claim.ticket() => release.clone(),
+                    // The claim has gone on in the meantime.
+                    _ => return,
+                };
                 self.outbound.push(say(claim, stream, release).boxed());
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
@@ -214,7 +221,7 @@ async fn say(mut claim: Claim, stream: Stream, release: CancellationToken) {
         // Charon takes one message at a time. Who a peer is may become known while the stream is open.
         let may_say =
             unanswered.is_empty() || (due && unanswered.len() < MAX_UNANSWERED && claim.is_pluto());
-        if due && !last && may_say {
+        if due && !last && may_say && !release.is_cancelled() {
             due = false;
             let tell = *tells.borrow_and_update();
             let Some(version) = tell.version else {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     core::Progress,
-    reason::{MAX_TEXT, Reason, Step, WaitError, shorten},
+    reason::{MAX_TEXT, Reason, Step, WaitError, tame},
     shared::Shared,
     version::Agreement,
 };
@@ -54,7 +54,7 @@ impl Client {
     /// Resolves once all who are there have been told, after a second at the latest. Keep the node
     /// until then. It ends at once even if this is dropped.
     pub fn fail(&self, text: &str) -> impl Future<Output = ()> + Send + use<> {
-        let text = shorten(text, MAX_TEXT);
+        let text = tame(text, MAX_TEXT);
         self.shared.with(|core| core.end(Reason::Ours { text }));
         let mut progress = self.shared.progress.subscribe();
         async move {

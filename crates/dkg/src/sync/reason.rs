@@ -243,11 +243,27 @@ pub enum WaitError {
     Ended(#[from] Reason),
 }
 
-/// At most `max` bytes of a text.
-pub(crate) fn shorten(text: &str, max: usize) -> String {
-    let mut end = max.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
+/// At most `max` bytes of a text of others, fit for a terminal: without control characters.
+pub(crate) fn tame(text: &str, max: usize) -> String {
+    let mut tamed = String::new();
+    for char in text.chars() {
+        if tamed.len() + char.len_utf8() > max {
+            break;
+        }
+        tamed.push(if char.is_control() { ' ' } else { char });
     }
-    text[..end].to_owned()
+    tamed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_is_bounded_and_moves_no_cursor() {
+        assert_eq!(tame("disk\u{1b}[2J full\r\n", 99), "disk [2J full  ");
+        assert_eq!(tame("äöü", 5), "äö");
+        assert_eq!(tame("äöü", 6), "äöü");
+        assert_eq!(tame("", 0), "");
+    }
 }

@@ -145,7 +145,7 @@ impl Who {
         let kind = match told.agent.split_once("charon/") {
             Some((_, version)) => match Minor::parse(version).map(|minor| minor.known()) {
                 Some(Some(version)) => Kind::Charon(version),
-                Some(None) => Kind::Stranger(super::reason::shorten(version, 32)),
+                Some(None) => Kind::Stranger(super::reason::tame(version, 32)),
                 // A build without a version of its own.
                 None if lists(BROADCAST_V2) => Kind::Charon(CharonVersion::V1_11),
                 None => Kind::Charon(CharonVersion::V1_10),
