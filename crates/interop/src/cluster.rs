@@ -18,14 +18,14 @@ use crate::{
 };
 
 /// How long a command of Charon's may take that only writes files.
-const COMMAND: Duration = Duration::from_secs(60);
+pub(crate) const COMMAND: Duration = Duration::from_secs(60);
 /// How long a process may take until it answers. Charon starts within two seconds on an idle
 /// machine.
 const START: Duration = Duration::from_secs(60);
 /// How often another process is asked for something that it does not announce.
-const LOOK: Duration = Duration::from_millis(200);
+pub(crate) const LOOK: Duration = Duration::from_millis(200);
 /// Any address will do: nothing is ever withdrawn.
-const ETHEREUM_ADDRESS: &str = "0x1111111111111111111111111111111111111111";
+pub(crate) const ETHEREUM_ADDRESS: &str = "0x1111111111111111111111111111111111111111";
 
 /// Why a cluster does not run.
 #[derive(Debug, thiserror::Error)]
@@ -117,27 +117,7 @@ impl Cluster {
 
     /// Starts a relay.
     pub async fn relay(&self) -> Result<Relay, ClusterError> {
-        let [http, tcp] = ports()?;
-        let data = self.dir.path().join("relay");
-        fs::create_dir_all(&data)?;
-        let args = [
-            "relay",
-            "--auto-p2pkey",
-            "--p2p-relays=",
-            "--p2p-external-ip=127.0.0.1",
-            "--p2p-advertise-private-addresses",
-            &format!("--data-dir={}", data.display()),
-            &format!("--http-address=127.0.0.1:{http}"),
-            &format!("--p2p-tcp-address=127.0.0.1:{tcp}"),
-        ]
-        .map(str::to_owned);
-        let process = Process::start(&self.binary, &args, self.dir.path().join("relay.log"))?;
-        let address = SocketAddr::from(([127, 0, 0, 1], http));
-        answers(&process, address, "/").await?;
-        Ok(Relay {
-            url: format!("http://{address}"),
-            _process: process,
-        })
+        Relay::start(&self.binary, self.dir.path()).await
     }
 
     /// Starts one node; it signs duties of a simulated chain with slots of a second.
@@ -186,6 +166,33 @@ impl Cluster {
             address: tcp.map_or_else(Multiaddr::empty, |tcp| host().with(Protocol::Tcp(tcp))),
             monitoring,
             process,
+        })
+    }
+}
+
+impl Relay {
+    /// Starts a relay that keeps its files there.
+    pub(crate) async fn start(binary: &Path, dir: &Path) -> Result<Self, ClusterError> {
+        let [http, tcp] = ports()?;
+        let data = dir.join("relay");
+        fs::create_dir_all(&data)?;
+        let args = [
+            "relay",
+            "--auto-p2pkey",
+            "--p2p-relays=",
+            "--p2p-external-ip=127.0.0.1",
+            "--p2p-advertise-private-addresses",
+            &format!("--data-dir={}", data.display()),
+            &format!("--http-address=127.0.0.1:{http}"),
+            &format!("--p2p-tcp-address=127.0.0.1:{tcp}"),
+        ]
+        .map(str::to_owned);
+        let process = Process::start(binary, &args, dir.join("relay.log"))?;
+        let address = SocketAddr::from(([127, 0, 0, 1], http));
+        answers(&process, address, "/").await?;
+        Ok(Self {
+            url: format!("http://{address}"),
+            _process: process,
         })
     }
 }
@@ -250,7 +257,7 @@ async fn answers(process: &Process, address: SocketAddr, path: &str) -> Result<(
 }
 
 /// Ports that are free now. All are held until all are chosen, so that they differ.
-fn ports<const N: usize>() -> io::Result<[u16; N]> {
+pub(crate) fn ports<const N: usize>() -> io::Result<[u16; N]> {
     let mut listeners = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {

@@ -1,13 +1,14 @@
 //! A live Charon on loopback, for tests.
 //!
 //! [`binaries`] finds the Charons that `CHARON_BIN` names; [`Cluster`] has one of them make a
-//! cluster and runs some of its nodes without a beacon node, beside a [`Relay`]. Nothing is fetched
-//! or built here.
+//! cluster and runs some of its nodes without a beacon node, beside a [`Relay`]; [`Ceremony`] has some
+//! of the operators of a key ceremony be Charons. Nothing is fetched or built here.
 //!
 //! - **Owner:** each process belongs to its value and is ended with it, by its process id.
 //! - **Bounds:** every wait takes a time-out; logs go to files below the cluster's folder, whose end
 //!   an error shows.
 
+mod ceremony;
 mod cluster;
 mod http;
 mod metrics;
@@ -20,6 +21,7 @@ use std::{
 };
 
 pub use self::{
+    ceremony::{Ceremony, Dkg},
     cluster::{Cluster, ClusterError, Relay, Running},
     http::{HttpError, get},
     metrics::Samples,

@@ -1,0 +1,149 @@
+//! What a ceremony holds in its hands.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    core::Progress,
+    reason::{MAX_TEXT, Reason, Step, WaitError, tame},
+    shared::Shared,
+    version::Agreement,
+};
+
+/// How long the others have to fetch why the ceremony ended: they ask each 100 ms.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What this node tells the others. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+/// What the others tell this node. Cheap to clone.
+///
+/// Every wait ends when the ceremony does, with its reason, and when its token is cancelled; it may be
+/// dropped at any await and nothing is lost.
+#[derive(Debug, Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+impl Client {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Says that this node works towards barrier `step`. Steps only grow, and by one at a time: the
+    /// others take a greater jump for a restart.
+    pub fn set_step(&self, step: Step) {
+        let now = std::time::Instant::now();
+        self.shared.with(|core| core.set_step(step, now));
+    }
+
+    /// Says that this node has everything it needs and is about to go. Then
+    /// [`Server::wait_shutdown`].
+    pub fn shutdown(&self) {
+        self.shared.with(|core| core.set_shutdown());
+    }
+
+    /// Ends the ceremony for everybody, with words that every other operator will read; at most
+    /// [`MAX_TEXT`] bytes of them are sent. If it has ended already, that reason stays.
+    ///
+    /// Resolves once all who are there have been told, after a second at the latest. Keep the node
+    /// until then. It ends at once even if this is dropped.
+    pub fn fail(&self, text: &str) -> impl Future<Output = ()> + Send + use<> {
+        let text = tame(text, MAX_TEXT);
+        self.shared.with(|core| core.end(Reason::Ours { text }));
+        let mut progress = self.shared.progress.subscribe();
+        async move {
+            let told = progress.wait_for(|progress| progress.all_know_end());
+            // Who does not ask in time is not there.
+            let _ = timeout(FAREWELL, told).await;
+        }
+    }
+}
+
+impl Server {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Waits until all other operators answer this node and have said something valid, and gives
+    /// what they have in common. There is no limit: operators start when they like.
+    pub async fn wait_connected(&self, token: &CancellationToken) -> Result<Agreement, WaitError> {
+        self.wait(token, |progress| {
+            let agreement = progress.agreement();
+            agreement.filter(|_| progress.ended.is_none() && progress.all_connected())
+        })
+        .await
+    }
+
+    /// Waits until all other operators have reached the step.
+    pub async fn wait_step(&self, step: Step, token: &CancellationToken) -> Result<(), WaitError> {
+        self.wait(token, |progress| {
+            (progress.ended.is_none() && progress.all_at(step)).then_some(())
+        })
+        .await
+    }
+
+    /// Waits until all other operators have said that they are done and know that this node is
+    /// ([`Client::shutdown`]).
+    pub async fn wait_shutdown(&self, token: &CancellationToken) -> Result<(), WaitError> {
+        // Whoever has finished is not disturbed by what happens afterwards.
+        self.wait(token, |progress| progress.all_shut().then_some(()))
+            .await
+    }
+
+    /// Waits until the ceremony ends early, and gives the reason.
+    pub async fn ended(&self) -> Reason {
+        let mut progress = self.shared.progress.subscribe();
+        let ended = progress.wait_for(|progress| progress.ended.is_some()).await;
+        let ended = ended.ok().and_then(|progress| progress.ended.clone());
+        ended.unwrap_or_else(|| self.gone())
+    }
+
+    /// How it stands.
+    pub fn progress(&self) -> Arc<Progress> {
+        self.shared.progress.borrow().clone()
+    }
+
+    /// How it stands, now and after each change.
+    pub fn changes(&self) -> watch::Receiver<Arc<Progress>> {
+        self.shared.progress.subscribe()
+    }
+
+    async fn wait<T>(
+        &self,
+        token: &CancellationToken,
+        mut is_so: impl FnMut(&Progress) -> Option<T>,
+    ) -> Result<T, WaitError> {
+        let mut changes = self.shared.progress.subscribe();
+        loop {
+            let progress = changes.borrow_and_update().clone();
+            if let Some(found) = is_so(&progress) {
+                return Ok(found);
+            }
+            if let Some(reason) = &progress.ended {
+                return Err(reason.clone().into());
+            }
+            tokio::select! {
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return Err(self.gone().into());
+                    }
+                }
+                () = token.cancelled() => {
+                    return Err(WaitError::Cancelled { step: progress.step });
+                }
+            }
+        }
+    }
+
+    fn gone(&self) -> Reason {
+        Reason::NodeGone {
+            step: self.progress().step,
+        }
+    }
+}

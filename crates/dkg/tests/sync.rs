@@ -1,0 +1,567 @@
+//! Ceremonies of real nodes on loopback.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on shall end here"
+)]
+
+use std::{
+    convert::identity,
+    time::{Duration, Instant},
+};
+
+use futures::{AsyncReadExt, AsyncWriteExt, future::join_all};
+use libp2p::{PeerId, identity::Keypair};
+use pluto_dkg::sync::{
+    self, Behaviour, CharonVersion, Client, Config, Event, News, Reason, Server, Step, WaitError,
+};
+use pluto_p2p::NodeConfig;
+use pluto_testkit::{Link, RawPeer, TCP, TestNode, config, ids, introduce, keys, logs, within};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+#[path = "../examples/barrier.rs"]
+mod barrier_example;
+
+const HASH: [u8; 32] = [7; 32];
+const SYNC: &str = "/charon/dkg/sync/1.0.0/";
+
+#[test]
+fn the_example_works() {
+    barrier_example::main().unwrap();
+}
+
+struct Ceremony {
+    client: Client,
+    server: Server,
+}
+
+type Member = TestNode<Ceremony>;
+
+async fn member(key: &Keypair, all: &[PeerId]) -> (Member, mpsc::Receiver<Event>) {
+    member_with(config(key, &[TCP]), all, identity).await
+}
+
+async fn member_with(
+    node: NodeConfig,
+    all: &[PeerId],
+    configure: impl FnOnce(Config) -> Config,
+) -> (Member, mpsc::Receiver<Event>) {
+    let known = all.to_vec();
+    TestNode::start_observed(node, all, |builder| {
+        let config = configure(Config::new(known, HASH));
+        let (behaviour, client, server): (Behaviour, _, _) =
+            sync::new(builder.p2p_context(), builder.key(), config).unwrap();
+        (behaviour, Ceremony { client, server })
+    })
+    .await
+}
+
+async fn cluster<const N: usize>() -> (Vec<Member>, Vec<mpsc::Receiver<Event>>) {
+    logs();
+    let keys = keys::<N>();
+    let all = ids(&keys);
+    let mut nodes = Vec::new();
+    let mut events = Vec::new();
+    for key in &keys {
+        let (node, observed) = member(key, &all).await;
+        nodes.push(node);
+        events.push(observed);
+    }
+    introduce(&nodes);
+    connected(&nodes).await;
+    (nodes, events)
+}
+
+async fn connected(nodes: &[Member]) {
+    let token = CancellationToken::new();
+    for node in nodes {
+        let agreed = within(node.handle.server.wait_connected(&token))
+            .await
+            .unwrap();
+        assert_eq!(agreed.version, CharonVersion::V1_11);
+    }
+}
+
+async fn barrier(nodes: &[Member], step: u32) {
+    for node in nodes {
+        node.handle.client.set_step(Step(step));
+    }
+    let token = CancellationToken::new();
+    let waits = nodes
+        .iter()
+        .map(|node| node.handle.server.wait_step(Step(step), &token));
+    for open in within(join_all(waits)).await {
+        open.unwrap();
+    }
+}
+
+/// The reason with which each of the nodes ends, and how long that took.
+async fn ends(nodes: &[Member]) -> (Vec<Reason>, Duration) {
+    let began = Instant::now();
+    let reasons = within(join_all(
+        nodes.iter().map(|node| node.handle.server.ended()),
+    ))
+    .await;
+    (reasons, began.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_nodes_go_through_a_ceremony_in_step() {
+    let (nodes, _events) = cluster::<4>().await;
+    for step in 1..=8 {
+        barrier(&nodes, step).await;
+    }
+    let token = CancellationToken::new();
+    for node in &nodes {
+        node.handle.client.shutdown();
+    }
+    let done = nodes
+        .iter()
+        .map(|node| node.handle.server.wait_shutdown(&token));
+    for done in within(join_all(done)).await {
+        done.unwrap();
+    }
+    for node in nodes {
+        assert_eq!(node.handle.server.progress().ended, None);
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_barrier_stays_shut_until_the_last_one_is_there() {
+    let (nodes, _events) = cluster::<3>().await;
+    let token = CancellationToken::new();
+    for node in &nodes[..2] {
+        node.handle.client.set_step(Step(1));
+    }
+    let mut first = Box::pin(nodes[0].handle.server.wait_step(Step(1), &token));
+    // The other one has arrived: what is missing is the third.
+    let mut changes = nodes[0].handle.server.changes();
+    let one = |progress: &std::sync::Arc<sync::Progress>| {
+        progress.peers.iter().any(|peer| peer.step == Some(1))
+    };
+    within(changes.wait_for(one)).await.unwrap();
+    assert!(futures::poll!(&mut first).is_pending());
+
+    nodes[2].handle.client.set_step(Step(1));
+    within(first).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_wait_ends_and_the_ceremony_goes_on() {
+    let (nodes, _events) = cluster::<3>().await;
+    let token = CancellationToken::new();
+    nodes[0].handle.client.set_step(Step(1));
+    let server = nodes[0].handle.server.clone();
+    let waits = [
+        tokio::spawn({
+            let (server, token) = (server.clone(), token.clone());
+            async move { server.wait_step(Step(1), &token).await }
+        }),
+        tokio::spawn({
+            let token = token.clone();
+            async move { server.wait_shutdown(&token).await }
+        }),
+    ];
+    token.cancel();
+    for wait in waits {
+        let error = within(wait).await.unwrap().unwrap_err();
+        assert_eq!(error, WaitError::Cancelled { step: Step(1) });
+    }
+    barrier(&nodes, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_wait_ends_when_the_node_goes_away() {
+    let (mut nodes, _events) = cluster::<3>().await;
+    barrier(&nodes, 1).await;
+    let gone = nodes.remove(0);
+    let server = gone.handle.server.clone();
+    let token = CancellationToken::new();
+    let waits = async {
+        tokio::join!(
+            server.wait_step(Step(2), &token),
+            server.wait_shutdown(&token),
+            server.ended(),
+        )
+    };
+    let ((step, shutdown, ended), ()) = tokio::join!(within(waits), gone.stop());
+    let reason = Reason::NodeGone { step: Step(1) };
+    assert_eq!(step.unwrap_err(), WaitError::Ended(reason.clone()));
+    assert_eq!(shutdown.unwrap_err(), WaitError::Ended(reason.clone()));
+    assert_eq!(ended, reason);
+    let connected = within(server.wait_connected(&token)).await;
+    assert_eq!(connected.unwrap_err(), WaitError::Ended(reason));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_peer_ends_the_others_within_five_seconds() {
+    let (mut nodes, _events) = cluster::<4>().await;
+    barrier(&nodes, 1).await;
+    barrier(&nodes, 2).await;
+    let killed = nodes.remove(1);
+    let id = killed.id();
+    killed.task.abort();
+    drop(killed);
+
+    let (reasons, took) = ends(&nodes).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took > Duration::from_secs(3), "{took:?}");
+    // One is the first to know; what the others hear may be its words.
+    let mut first_hand = 0;
+    for reason in reasons {
+        println!("{reason}");
+        match reason {
+            Reason::Lost { peer, step, .. } => {
+                assert_eq!((peer, step), (id, Step(2)));
+                first_hand += 1;
+            }
+            Reason::Told { text, step, .. } => {
+                assert_eq!(step, Step(2));
+                assert!(text.contains(&id.to_string()), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(first_hand > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_ends_the_ceremony_is_heard_by_all() {
+    let (nodes, _events) = cluster::<4>().await;
+    barrier(&nodes, 1).await;
+    let began = Instant::now();
+    within(nodes[0].handle.client.fail("the disk is full")).await;
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "all were told"
+    );
+    let (reasons, _) = ends(&nodes[1..]).await;
+    for reason in reasons {
+        let Reason::Told { step, text, .. } = reason else {
+            panic!("{reason:?}");
+        };
+        assert_eq!(step, Step(1));
+        assert!(text.contains("the disk is full"), "{text}");
+    }
+    let ours = nodes[0].handle.server.ended().await;
+    assert_eq!(ours.to_string(), "the disk is full");
+}
+
+/// Three nodes; the first reaches the third through a link only, and nobody dials otherwise.
+async fn linked() -> (Vec<Member>, Vec<mpsc::Receiver<Event>>, Vec<Link>) {
+    logs();
+    let keys = keys::<3>();
+    let all = ids(&keys);
+    let mut nodes = Vec::new();
+    let mut events = Vec::new();
+    for key in &keys {
+        let mut node = config(key, &[TCP]);
+        // What identify tells of the others' addresses would lead around the links.
+        node.filter_private_addrs = true;
+        let (node, observed) = member_with(node, &all, identity).await;
+        nodes.push(node);
+        events.push(observed);
+    }
+    let mut links = Vec::new();
+    for (from, to) in [(0, 2), (1, 2), (0, 1)] {
+        let link = Link::to(&nodes[to].addresses[0]).await;
+        let id = nodes[to].id();
+        nodes[from].control.book().set(id, vec![link.address()]);
+        links.push(link);
+    }
+    connected(&nodes).await;
+    (nodes, events, links)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_peer_ends_the_others_after_ten_seconds_with_its_name() {
+    let (nodes, _events, links) = linked().await;
+    barrier(&nodes, 1).await;
+    let id = nodes[2].id();
+    links[0].fall_silent();
+    links[1].fall_silent();
+    let (reasons, took) = ends(&nodes[..2]).await;
+    assert!((9..12).contains(&took.as_secs()), "{took:?}");
+    for reason in reasons {
+        println!("{reason}");
+        assert!(reason.to_string().contains(&id.to_string()));
+        assert!(reason.to_string().contains("step 1"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_of_three_seconds_is_shown_and_healed() {
+    let (nodes, mut events, links) = linked().await;
+    barrier(&nodes, 1).await;
+    let id = nodes[2].id();
+    // Everything that is under way stays so: TCP sends it again.
+    links[0].stall();
+    links[1].stall();
+    let token = CancellationToken::new();
+    nodes[2].handle.client.set_step(Step(2));
+    nodes[0].handle.client.set_step(Step(2));
+    let missing = async {
+        loop {
+            if let Event::News(News::Missing { peer, .. }) = events[0].recv().await.unwrap()
+                && peer == id
+            {
+                return;
+            }
+        }
+    };
+    within(missing).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    links[0].speak();
+    links[1].speak();
+    let healed = async {
+        loop {
+            if let Event::News(News::Healed { peer, after }) = events[0].recv().await.unwrap()
+                && peer == id
+            {
+                return after;
+            }
+        }
+    };
+    let after = within(healed).await;
+    assert!(after > Duration::from_secs(2), "{after:?}");
+    nodes[1].handle.client.set_step(Step(2));
+    for node in &nodes {
+        within(node.handle.server.wait_step(Step(2), &token))
+            .await
+            .unwrap();
+    }
+    assert_eq!(nodes[0].handle.server.progress().ended, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_cut_in_every_phase_are_healed() {
+    let (nodes, _events, links) = linked().await;
+    for step in 1..=6 {
+        for link in &links {
+            link.cut();
+        }
+        barrier(&nodes, step).await;
+    }
+    for link in &links {
+        link.cut();
+    }
+    let token = CancellationToken::new();
+    for node in &nodes {
+        node.handle.client.shutdown();
+        links[0].cut();
+    }
+    let done = nodes
+        .iter()
+        .map(|node| node.handle.server.wait_shutdown(&token));
+    for done in within(join_all(done)).await {
+        done.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_two_connections_either_may_be_lost() {
+    for first in [true, false] {
+        let (nodes, _events, links) = linked().await;
+        let second = Link::to(&nodes[2].addresses[0]).await;
+        let id = nodes[2].id();
+        barrier(&nodes, 1).await;
+        let dial = nodes[0].control.dial(id, vec![second.address()]);
+        within(dial).await.unwrap();
+        let two = nodes[0].context.wait_for(|view| {
+            let paths = view.peer(&id).map(|peer| peer.paths.len());
+            (paths == Some(2)).then_some(())
+        });
+        within(two).await.unwrap();
+        barrier(&nodes, 2).await;
+        if first {
+            links[0].cut()
+        } else {
+            second.cut()
+        }
+        barrier(&nodes, 3).await;
+        if first {
+            second.cut()
+        } else {
+            links[0].cut()
+        }
+        barrier(&nodes, 4).await;
+        for node in nodes {
+            assert_eq!(node.handle.server.progress().ended, None);
+            node.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_gets_no_answer_moves_to_the_other_connection() {
+    let (nodes, _events, links) = linked().await;
+    let second = Link::to(&nodes[2].addresses[0]).await;
+    let id = nodes[2].id();
+    barrier(&nodes, 1).await;
+    let dial = nodes[0].control.dial(id, vec![second.address()]);
+    within(dial).await.unwrap();
+    let two = nodes[0].context.wait_for(|view| {
+        let paths = view.peer(&id).map(|peer| peer.paths.len());
+        (paths == Some(2)).then_some(())
+    });
+    within(two).await.unwrap();
+    links[0].fall_silent();
+    let began = Instant::now();
+    barrier(&nodes, 2).await;
+    assert!(began.elapsed() < Duration::from_secs(9));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_restarted_is_recognised_and_learns_it_itself() {
+    let keys = keys::<3>();
+    let all = ids(&keys);
+    let mut nodes = Vec::new();
+    for key in &keys {
+        nodes.push(member(key, &all).await.0);
+    }
+    introduce(&nodes);
+    connected(&nodes).await;
+    barrier(&nodes, 1).await;
+    barrier(&nodes, 2).await;
+    let victim = nodes.remove(2);
+    let (key, id) = (victim.key.clone(), victim.id());
+    victim.stop().await;
+    let began = Instant::now();
+    let again = member(&key, &all).await.0;
+    for node in &nodes {
+        node.meets(&again);
+        again.meets(node);
+    }
+    let (reasons, _) = ends(&nodes).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    for reason in reasons {
+        assert!(reason.to_string().contains(&id.to_string()), "{reason}");
+    }
+    let itself = within(again.handle.server.ended()).await;
+    assert!(
+        matches!(itself, Reason::Late { .. } | Reason::Told { .. }),
+        "{itself:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_definition_or_version_ends_both_sides() {
+    let changes: [fn(Config) -> Config; 2] = [
+        |mut config| {
+            config.definition_hash = [8; 32];
+            config
+        },
+        |config| config.with_charon_version(CharonVersion::V1_10),
+    ];
+    for change in changes {
+        let keys = keys::<2>();
+        let all = ids(&keys);
+        let pin = |config: Config| config.with_charon_version(CharonVersion::V1_11);
+        let (a, _) = member_with(config(&keys[0], &[TCP]), &all, pin).await;
+        let (b, _) =
+            member_with(config(&keys[1], &[TCP]), &all, |config| change(pin(config))).await;
+        a.meets(&b);
+        let token = CancellationToken::new();
+        for (node, other) in [(&a, &b), (&b, &a)] {
+            let error = within(node.handle.server.wait_connected(&token)).await;
+            let WaitError::Ended(reason) = error.unwrap_err() else {
+                panic!("cancelled");
+            };
+            println!("{reason}");
+            assert_eq!(reason.peer(), Some(other.id()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_cannot_be_is_refused() {
+    let [a, b] = keys();
+    let all = ids(&[a.clone(), b.clone()]);
+    let context = pluto_p2p::P2PContext::default();
+    let new = |key: &Keypair, config| sync::new(context.clone(), key, config).err();
+    let stranger = pluto_testkit::key();
+    let config = || Config::new(all.clone(), HASH);
+    assert!(new(&a, config()).is_none());
+    assert!(matches!(
+        new(&stranger, config()),
+        Some(sync::ConfigError::NotAnOperator { .. })
+    ));
+    let twice = Config::new([all[0], all[1], all[0]], HASH);
+    assert!(matches!(new(&a, twice), Some(sync::ConfigError::Twice { peer }) if peer == all[0]));
+    assert!(new(&a, config().with_nickname("n".repeat(32))).is_none());
+    let long = config().with_nickname("n".repeat(33));
+    assert!(matches!(
+        new(&a, long),
+        Some(sync::ConfigError::Nickname { len: 33 })
+    ));
+}
+
+/// One node, and another operator that speaks by hand.
+async fn hostile() -> (Member, mpsc::Receiver<Event>, RawPeer) {
+    let [a, b] = keys();
+    let all = ids(&[a.clone(), b.clone()]);
+    let pinned = |config: Config| config.with_charon_version(CharonVersion::V1_11);
+    let (node, events) = member_with(config(&a, &[TCP]), &all, pinned).await;
+    let mut raw = RawPeer::start(b).await;
+    assert!(raw.dial(node.id(), &node.addresses[0]).await);
+    (node, events, raw)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_frame_ends_the_stream_and_nothing_else() {
+    let (node, mut events, mut raw) = hostile().await;
+    let lengths = [1i64 << 62, -1, i64::MIN, 0, (32 << 20) + 1, 64 << 10];
+    for length in lengths {
+        let mut stream = raw.open(node.id(), SYNC).await.unwrap();
+        within(stream.write_all(&length.to_le_bytes()))
+            .await
+            .unwrap();
+        within(stream.flush()).await.unwrap();
+        let mut rest = Vec::new();
+        let read = within(stream.read_to_end(&mut rest)).await;
+        assert!(read.is_err() || rest.is_empty(), "{length}");
+        let rejected =
+            async { while !matches!(events.recv().await.unwrap(), Event::Rejected { .. }) {} };
+        within(rejected).await;
+    }
+    assert_eq!(node.handle.server.progress().ended, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_stalls_after_three_bytes_is_ended_and_disturbs_nobody() {
+    let (node, mut events, mut raw) = hostile().await;
+    let began = Instant::now();
+    let mut stalled = Vec::new();
+    // More than one connection may have: the oldest go.
+    for _ in 0..6 {
+        let mut stream = raw.open(node.id(), SYNC).await.unwrap();
+        within(stream.write_all(&[1, 2, 3])).await.unwrap();
+        within(stream.flush()).await.unwrap();
+        stalled.push(stream);
+    }
+    let rejected =
+        async { while !matches!(events.recv().await.unwrap(), Event::Rejected { .. }) {} };
+    within(rejected).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(7),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(node.handle.server.progress().ended, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_has_no_stream() {
+    let (node, _events, raw) = hostile().await;
+    drop(raw);
+    // The gate is open for once; the protocol is not.
+    let mut gateless = RawPeer::start(pluto_testkit::key()).await;
+    let _ = gateless.dial(node.id(), &node.addresses[0]).await;
+    assert!(gateless.open(node.id(), SYNC).await.is_err());
+}
