@@ -23,9 +23,8 @@ use std::{
     process::ExitCode,
 };
 
-use libp2p::PeerId;
 use pluto_cluster::{Definition, LockFile, MAX_OPERATORS, ReadError, Severity, Verifier};
-use pluto_crypto::{bls, k1, keyfile};
+use pluto_crypto::{bls, keyfile};
 use pluto_eth::network::{ForkVersion, Networks};
 
 use self::{
@@ -433,11 +432,6 @@ fn is_lock(path: &Path) -> io::Result<bool> {
     Ok(start
         .windows(key.len())
         .any(|it| it.eq_ignore_ascii_case(key)))
-}
-
-/// The operator's peer id, as people see it.
-fn peer_id(key: &k1::PublicKey) -> Option<PeerId> {
-    PeerId::from_bytes(&k1::peer_id_bytes(key)).ok()
 }
 
 fn fork_version(lock: &LockFile) -> Option<ForkVersion> {

@@ -6,7 +6,7 @@
 //! - [`exchange`] is the one way to exchange messages, and [`proto`] has its frames.
 //! - [`dialer`], [`gater`] and [`conn_logger`] decide who is dialled, who may come in, what stays.
 //! - [`metrics`] has what a node measures, for a registry of yours.
-//! - [`addr`] reads and filters addresses.
+//! - [`addr`] reads and filters addresses; [`identity`] makes key files and ENRs into peers.
 
 pub mod addr;
 mod bandwidth;
@@ -15,6 +15,7 @@ pub mod conn_logger;
 pub mod dialer;
 pub mod exchange;
 pub mod gater;
+pub mod identity;
 pub mod metrics;
 mod muxer;
 pub mod p2p;

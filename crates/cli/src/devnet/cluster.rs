@@ -1,8 +1,8 @@
 //! What the nodes share: identities on disk, and validator keys split among them.
 
-use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf};
+use std::{collections::BTreeMap, num::NonZeroU64};
 
-use libp2p::{PeerId, identity};
+use libp2p::{PeerId, identity::Keypair};
 use pluto_core::{PeerIdx, PubKey, ShareIdx, signing::Forks};
 use pluto_crypto::{
     bls,
@@ -10,6 +10,7 @@ use pluto_crypto::{
     k1,
     keyfile::{self, Error as KeyFileError},
 };
+use pluto_p2p::identity::{keypair, peer_id};
 
 use crate::{
     args::{self, Net},
@@ -21,12 +22,6 @@ use crate::{
 pub(crate) enum SetupError {
     #[error(transparent)]
     KeyFile(#[from] KeyFileError),
-    #[error("the identity key {} cannot be used", path.display())]
-    Identity {
-        path: PathBuf,
-        #[source]
-        source: identity::DecodingError,
-    },
     #[error("the validator keys cannot be split")]
     Split(#[from] bls::Error),
 }
@@ -73,10 +68,7 @@ impl Cluster {
                 Err(KeyFileError::Missing { .. }) => keyfile::create(&path)?,
                 other => other?,
             };
-            let peer = keypair(&key)
-                .map_err(|source| SetupError::Identity { path, source })?
-                .public()
-                .to_peer_id();
+            let peer = peer_id(&key.public_key());
             members.push(Member {
                 peer,
                 enr: Enr::for_key(&key).text().to_owned(),
@@ -121,11 +113,8 @@ impl Cluster {
         self.members.len()
     }
 
-    pub(crate) fn keypair(&self, index: usize) -> Result<identity::Keypair, SetupError> {
-        keypair(&self.members[index].key).map_err(|source| SetupError::Identity {
-            path: PathBuf::new(),
-            source,
-        })
+    pub(crate) fn keypair(&self, index: usize) -> Keypair {
+        keypair(&self.members[index].key)
     }
 
     /// The public shares of all validators.
@@ -144,10 +133,4 @@ impl Validator {
     pub(crate) fn share(&self, idx: ShareIdx) -> &bls::SecretKey {
         &self.shares[&idx]
     }
-}
-
-fn keypair(key: &k1::SecretKey) -> Result<identity::Keypair, identity::DecodingError> {
-    let mut bytes = key.expose_bytes();
-    let secret = identity::secp256k1::SecretKey::try_from_bytes(&mut *bytes)?;
-    Ok(identity::secp256k1::Keypair::from(secret).into())
 }

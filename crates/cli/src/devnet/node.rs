@@ -94,7 +94,7 @@ impl Node {
     ) -> Result<Self, Box<dyn Error>> {
         let began = Instant::now();
         let context = P2PContext::new(cluster.members.iter().map(|member| member.peer));
-        let mut config = NodeConfig::new(cluster.keypair(index)?);
+        let mut config = NodeConfig::new(cluster.keypair(index));
         if cluster.net != Net::Quic {
             config = config.with_listen("/ip4/127.0.0.1/tcp/0".parse()?);
         }

@@ -178,7 +178,8 @@ fn network<'a>(check: &Check<'a>, definition: &Definition) -> Option<&'a str> {
 
 fn peer(definition: &Definition, operator: usize) -> Option<PeerId> {
     let enr = &definition.operators.get(operator)?.enr;
-    super::peer_id(pluto_crypto::enr::Enr::parse(enr).ok()?.public_key())
+    let enr = pluto_crypto::enr::Enr::parse(enr).ok()?;
+    Some(pluto_p2p::identity::peer_id(enr.public_key()))
 }
 
 fn validators(subject: &Subject) -> Vec<String> {
