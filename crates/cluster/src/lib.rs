@@ -4,10 +4,13 @@
 //! whoever can change the file can still change the cluster.
 
 mod create;
+mod deal;
 mod definition;
 mod disk;
 pub mod eip712;
 mod error;
+#[cfg(feature = "http")]
+pub mod http;
 mod json;
 mod lock;
 mod lock_file;
@@ -16,6 +19,7 @@ pub mod verify;
 mod version;
 
 pub use create::{NewDefinition, NewDefinitionError};
+pub use deal::{DealError, Dealt, NewCluster};
 pub use definition::{
     Addresses, Creator, Definition, MAX_DEFINITION_BYTES, MAX_DEPOSIT_AMOUNTS, Operator,
     OperatorEntry, ValidatorAddresses,

@@ -10,3 +10,4 @@ pub mod disk;
 pub mod enr;
 pub mod k1;
 pub mod keyfile;
+pub mod names;

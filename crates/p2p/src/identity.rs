@@ -23,6 +23,12 @@ pub fn peer_id(key: &k1::PublicKey) -> PeerId {
     PeerId::from_bytes(&k1::peer_id_bytes(key)).expect("an identity multihash is a peer id")
 }
 
+/// What people call the peer; see [`pluto_crypto::names`] for what it is worth.
+#[must_use]
+pub fn name(peer: &PeerId) -> String {
+    pluto_crypto::names::peer_name(&peer.to_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

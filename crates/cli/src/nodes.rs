@@ -1,0 +1,129 @@
+//! The directories of a new cluster's nodes.
+//!
+//! Spec: cluster, section 11.3.
+//!
+//! - **Restart:** a node's directory appears whole or not at all; when it fails, no directory stays.
+//!   A crash leaves at most a `.cluster.<random>.tmp`.
+
+use std::{
+    error::Error,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use pluto_cluster::{Dealt, FileMode, LockFile};
+use pluto_crypto::{disk, k1, keyfile};
+use pluto_eth::{
+    deposit::file::Files,
+    keystore::{Cost, directory, encrypt_all},
+    network::Network,
+    threads,
+};
+
+use crate::progress::Progress;
+
+/// What keystores cost, and whether that takes long enough to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keystores {
+    Told(Cost),
+    /// Keystores that protect nothing take no time.
+    Insecure,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}", path.display())]
+struct StoreError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Writes the directories, which are all in `parent`, and gives the lock back.
+pub(crate) fn store(
+    parent: &Path,
+    dirs: &[PathBuf],
+    network: &Network,
+    identities: &[k1::SecretKey],
+    dealt: Dealt,
+    mode: FileMode,
+    keystores: Keystores,
+) -> Result<LockFile, Box<dyn Error>> {
+    let Dealt {
+        lock,
+        deposits,
+        shares,
+    } = dealt;
+    let validators = lock.validators.len();
+    let deposits = Files::new(network, &deposits)?;
+    // All at once: at the end of each node a core would have nothing to do.
+    let shares: Vec<_> = shares.into_iter().flatten().collect();
+    let progress = Progress::new("keystores encrypted", shares.len());
+    let cost = match keystores {
+        Keystores::Told(cost) => cost,
+        Keystores::Insecure => Cost::Insecure,
+    };
+    let sealed = encrypt_all(&shares, cost, threads(), |done| {
+        if keystores != Keystores::Insecure {
+            progress.show(done);
+        }
+    });
+    drop(shares);
+
+    fs::create_dir_all(parent).map_err(cannot_write(parent))?;
+    let work = Work::create(parent)?;
+    for (node, (identity, sealed)) in identities.iter().zip(sealed.chunks(validators)).enumerate() {
+        let dir = work.node(node);
+        fs::create_dir(&dir).map_err(cannot_write(&dir))?;
+        directory::store(dir.join("validator_keys"), sealed, cost)?;
+        keyfile::store(dir.join(keyfile::FILE_NAME), identity)?;
+        lock.create_file(dir.join("cluster-lock.json"), mode)?;
+        deposits.store(&dir)?;
+    }
+    work.publish(dirs)?;
+    disk::sync_dir(parent).map_err(cannot_write(parent))?;
+    Ok(lock)
+}
+
+/// Where the directories are made; removed when dropped.
+struct Work(PathBuf);
+
+impl Work {
+    fn create(parent: &Path) -> Result<Self, StoreError> {
+        let create = || {
+            let path = disk::temp_name(&parent.join("cluster"))?;
+            fs::create_dir(&path)?;
+            Ok(Self(path))
+        };
+        create().map_err(cannot_write(parent))
+    }
+
+    fn node(&self, node: usize) -> PathBuf {
+        self.0.join(format!("node{node}"))
+    }
+
+    /// Moves the directories to their places, all or none.
+    fn publish(&self, dirs: &[PathBuf]) -> Result<(), StoreError> {
+        for (node, dir) in dirs.iter().enumerate() {
+            // A rename replaces an empty directory and no other.
+            if let Err(source) = fs::rename(self.node(node), dir) {
+                for (node, dir) in dirs[..node].iter().enumerate() {
+                    let _ = fs::rename(dir, self.node(node));
+                }
+                let path = dir.clone();
+                return Err(StoreError { path, source });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn cannot_write(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError { path, source }
+}
