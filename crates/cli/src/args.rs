@@ -316,7 +316,7 @@ pub(crate) struct Devnet {
     /// Transport between the nodes.
     #[arg(long, value_enum, default_value_t = Net::Both)]
     pub(crate) transport: Net,
-    /// Directory of the nodes' identity keys. Keys that are there are used again.
+    /// Directory of the cluster: its nodes' keys and its lock. One that is there is used again.
     #[arg(long, default_value = "devnet", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
     /// Stop a node at the start of a slot, for example 2@3. May be repeated.

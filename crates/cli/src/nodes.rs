@@ -6,15 +6,14 @@
 //!   A crash leaves at most a `.cluster.<random>.tmp`.
 
 use std::{
-    error::Error,
     fs, io,
     path::{Path, PathBuf},
 };
 
-use pluto_cluster::{Dealt, FileMode, LockFile};
+use pluto_cluster::{Dealt, FileMode, WriteError};
 use pluto_crypto::{disk, k1, keyfile};
 use pluto_eth::{
-    deposit::file::Files,
+    deposit::file::{self, Files},
     keystore::{Cost, directory, encrypt_all},
     network::Network,
     threads,
@@ -31,32 +30,37 @@ pub(crate) enum Keystores {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {}", path.display())]
-struct StoreError {
-    path: PathBuf,
-    #[source]
-    source: io::Error,
+pub(crate) enum StoreError {
+    #[error("cannot write {}", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Keystores(#[from] directory::Error),
+    #[error(transparent)]
+    Identity(#[from] keyfile::Error),
+    #[error(transparent)]
+    Lock(#[from] WriteError),
+    #[error(transparent)]
+    Deposits(#[from] file::Error),
 }
 
-/// Writes the directories, which are all in `parent`, and gives the lock back.
+/// Writes the directories, which are all in `parent`.
 pub(crate) fn store(
     parent: &Path,
     dirs: &[PathBuf],
     network: &Network,
     identities: &[k1::SecretKey],
-    dealt: Dealt,
+    dealt: &Dealt,
     mode: FileMode,
     keystores: Keystores,
-) -> Result<LockFile, Box<dyn Error>> {
-    let Dealt {
-        lock,
-        deposits,
-        shares,
-    } = dealt;
-    let validators = lock.validators.len();
-    let deposits = Files::new(network, &deposits)?;
+) -> Result<(), StoreError> {
+    let deposits = Files::new(network, &dealt.deposits)?;
+    let validators = dealt.lock.validators.len();
     // All at once: at the end of each node a core would have nothing to do.
-    let shares: Vec<_> = shares.into_iter().flatten().collect();
+    let shares: Vec<_> = dealt.shares.iter().flatten().cloned().collect();
     let progress = Progress::new("keystores encrypted", shares.len());
     let cost = match keystores {
         Keystores::Told(cost) => cost,
@@ -76,12 +80,13 @@ pub(crate) fn store(
         fs::create_dir(&dir).map_err(cannot_write(&dir))?;
         directory::store(dir.join("validator_keys"), sealed, cost)?;
         keyfile::store(dir.join(keyfile::FILE_NAME), identity)?;
-        lock.create_file(dir.join("cluster-lock.json"), mode)?;
+        dealt
+            .lock
+            .create_file(dir.join("cluster-lock.json"), mode)?;
         deposits.store(&dir)?;
     }
     work.publish(dirs)?;
-    disk::sync_dir(parent).map_err(cannot_write(parent))?;
-    Ok(lock)
+    disk::sync_dir(parent).map_err(cannot_write(parent))
 }
 
 /// Where the directories are made; removed when dropped.
@@ -110,7 +115,7 @@ impl Work {
                     let _ = fs::rename(dir, self.node(node));
                 }
                 let path = dir.clone();
-                return Err(StoreError { path, source });
+                return Err(StoreError::Io { path, source });
             }
         }
         Ok(())
@@ -125,5 +130,5 @@ impl Drop for Work {
 
 fn cannot_write(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
-    move |source| StoreError { path, source }
+    move |source| StoreError::Io { path, source }
 }

@@ -93,16 +93,16 @@ pub(crate) fn cluster(args: &CreateCluster) -> Result<ExitCode, Box<dyn Error>> 
     let networks = args.shape.testnet.networks()?;
     let found = Verifier::new().with_networks(&networks).lock(&dealt.lock);
     right("new lock", found)?;
-    let lock = nodes::store(
+    nodes::store(
         &args.cluster_dir,
         &dirs,
         &network,
         &identities,
-        dealt,
+        &dealt,
         FileMode::Owner,
         Keystores::Told(cost),
     )?;
-    tell(args, &lock, &dirs, &identities);
+    tell(args, &dealt.lock, &dirs, &identities);
     Ok(ExitCode::SUCCESS)
 }
 
