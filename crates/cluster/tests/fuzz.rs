@@ -61,10 +61,10 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     let token = || select(&TOKENS[..]);
     let place = any::<Index>;
     prop_oneof![
-        (place(), 0..8_u8).prop_map(|(at, bit)| Mutation::Flip(at, 1 << bit)),
-        (place(), 1..200_usize).prop_map(|(at, len)| Mutation::Remove(at, len)),
-        (place(), 1..200_usize).prop_map(|(at, len)| Mutation::Repeat(at, len)),
-        (place(), token()).prop_map(|(at, token)| Mutation::Insert(at, token)),
+        1 => (place(), 0..8_u8).prop_map(|(at, bit)| Mutation::Flip(at, 1 << bit)),
+        1 => (place(), 1..200_usize).prop_map(|(at, len)| Mutation::Remove(at, len)),
+        1 => (place(), 1..200_usize).prop_map(|(at, len)| Mutation::Repeat(at, len)),
+        1 => (place(), token()).prop_map(|(at, token)| Mutation::Insert(at, token)),
         // The one that keeps a file well formed.
         4 => (place(), token()).prop_map(|(at, token)| Mutation::Value(at, token)),
     ]
