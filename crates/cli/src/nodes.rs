@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pluto_cluster::{Dealt, FileMode, WriteError};
+use pluto_cluster::{Dealt, HashErrors};
 use pluto_crypto::{disk, k1, keyfile};
 use pluto_eth::{
     deposit::file::{self, Files},
@@ -20,6 +20,9 @@ use pluto_eth::{
 };
 
 use crate::progress::Progress;
+
+/// Nobody but the owner reads it, as of Charon's `create cluster`.
+const LOCK_MODE: u32 = 0o400;
 
 /// What keystores cost, and whether that takes long enough to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,23 +44,25 @@ pub(crate) enum StoreError {
     Keystores(#[from] directory::Error),
     #[error(transparent)]
     Identity(#[from] keyfile::Error),
-    #[error(transparent)]
-    Lock(#[from] WriteError),
+    #[error("the lock cannot be hashed")]
+    Lock(#[from] HashErrors),
     #[error(transparent)]
     Deposits(#[from] file::Error),
 }
 
-/// Writes the directories, which are all in `parent`.
+/// Writes the directories of a cluster that was verified. They are all in `parent`.
 pub(crate) fn store(
     parent: &Path,
     dirs: &[PathBuf],
     network: &Network,
     identities: &[k1::SecretKey],
     dealt: &Dealt,
-    mode: FileMode,
     keystores: Keystores,
 ) -> Result<(), StoreError> {
-    let deposits = Files::new(network, &dealt.deposits)?;
+    // The lock has the same, and was verified.
+    let deposits = Files::of_verified(network, &dealt.deposits)?;
+    // Hashed once, not once for each node.
+    let lock = dealt.lock.to_json()?;
     let validators = dealt.lock.validators.len();
     // All at once: at the end of each node a core would have nothing to do.
     let shares: Vec<_> = dealt.shares.iter().flatten().cloned().collect();
@@ -80,9 +85,8 @@ pub(crate) fn store(
         fs::create_dir(&dir).map_err(cannot_write(&dir))?;
         directory::store(dir.join("validator_keys"), sealed, cost)?;
         keyfile::store(dir.join(keyfile::FILE_NAME), identity)?;
-        dealt
-            .lock
-            .create_file(dir.join("cluster-lock.json"), mode)?;
+        let path = dir.join("cluster-lock.json");
+        disk::create(&path, &lock, LOCK_MODE).map_err(cannot_write(&path))?;
         deposits.store(&dir)?;
     }
     work.publish(dirs)?;

@@ -3,7 +3,8 @@
 //! Spec: cluster, sections 4.6 and 11.2. A ceremony does the same without any place that sees all
 //! keys; this is for test networks, and for keys that exist already.
 //!
-//! - **Cost:** a few signatures for each validator and one for each share, on the calling thread.
+//! - **Cost:** a few signatures for each validator and one for each share, on all cores; the calling
+//!   thread blocks.
 //! - **Secrets:** whole keys and shares are wiped when dropped.
 
 use std::num::TryFromIntError;
@@ -21,6 +22,7 @@ use pluto_eth::{
 
 use crate::{
     Definition, Deposit, HashErrors, LockFile, MembersError, Registration, ValidatorEntry, Version,
+    parallel::in_parallel,
 };
 
 /// What builders are asked for by a definition without a gas limit (cluster spec, section 8).
@@ -139,30 +141,26 @@ impl NewCluster<'_> {
     /// Splits the keys and signs everything.
     pub fn deal(mut self) -> Result<Dealt, DealError> {
         self.check()?;
+        // The config hash of what is signed here is that of what is written.
+        self.definition.update_hashes()?;
         let nodes = self.identities.len();
         let threshold = self.definition.usable_threshold()? as usize;
+        let made = in_parallel(self.keys, |start, keys| {
+            let each = keys.iter().enumerate();
+            each.map(|(at, key)| self.validator(start + at, key, threshold))
+                .collect()
+        });
         let mut shares = vec![Vec::with_capacity(self.keys.len()); nodes];
         let mut validators = Vec::with_capacity(self.keys.len());
         let mut deposits = Vec::new();
-        for (validator, key) in self.keys.iter().enumerate() {
-            let dealt = bls::split(key, threshold, nodes)?;
-            let public_shares = dealt
-                .iter()
-                .map(|(_, share)| share.public_key().to_bytes().to_vec());
-            let signed = self.deposits_of(validator, key)?;
-            validators.push(ValidatorEntry {
-                pubkey: key.public_key().to_bytes().to_vec(),
-                public_shares: public_shares.collect(),
-                deposits: signed.iter().map(entry).collect::<Result<_, _>>()?,
-                registration: self.registration_of(validator, key)?,
-            });
+        for made in made {
+            let (entry, signed, dealt) = made?;
+            validators.push(entry);
             deposits.extend(signed);
-            for (own, (_, share)) in shares.iter_mut().zip(dealt) {
+            for (own, share) in shares.iter_mut().zip(dealt) {
                 own.push(share);
             }
         }
-        // What is hashed for the lock is hashed again for its definition.
-        self.definition.update_hashes()?;
         let mut lock = LockFile {
             definition: self.definition,
             validators,
@@ -170,9 +168,10 @@ impl NewCluster<'_> {
             lock_hash: Vec::new(),
             node_signatures: Vec::new(),
         };
-        lock.update_hashes()?;
         let hash = lock.compute_lock_hash()?;
-        let signatures: Vec<_> = shares.iter().flatten().map(|it| it.sign(&hash)).collect();
+        lock.lock_hash = hash.to_vec();
+        let all: Vec<_> = shares.iter().flatten().collect();
+        let signatures = in_parallel(&all, |_, all| all.iter().map(|it| it.sign(&hash)).collect());
         lock.signature_aggregate = bls::aggregate(&signatures)?.to_bytes().to_vec();
         let signed = self.identities.iter().map(|it| it.sign(&hash).to_vec());
         lock.node_signatures = signed.collect();
@@ -181,6 +180,27 @@ impl NewCluster<'_> {
             deposits,
             shares,
         })
+    }
+
+    /// One validator: what the lock says of it, its deposits, and each node's share.
+    fn validator(
+        &self,
+        validator: usize,
+        key: &SecretKey,
+        threshold: usize,
+    ) -> Result<Made, DealError> {
+        let public_key = key.public_key().to_bytes();
+        let shares = bls::split(key, threshold, self.identities.len())?;
+        let shares: Vec<_> = shares.into_iter().map(|(_, share)| share).collect();
+        let public_shares = shares.iter().map(|it| it.public_key().to_bytes().to_vec());
+        let signed = self.deposits_of(validator, key, public_key)?;
+        let entry = ValidatorEntry {
+            pubkey: public_key.to_vec(),
+            public_shares: public_shares.collect(),
+            deposits: signed.iter().map(entry).collect::<Result<_, _>>()?,
+            registration: self.registration_of(validator, key, public_key)?,
+        };
+        Ok((entry, signed, shares))
     }
 
     fn check(&self) -> Result<(), DealError> {
@@ -232,12 +252,12 @@ impl NewCluster<'_> {
         &self,
         validator: usize,
         key: &SecretKey,
+        public_key: [u8; 48],
     ) -> Result<Vec<deposit::Deposit>, DealError> {
         let kind = CredentialsKind::new(self.definition.compounding);
         let chosen = self.definition.deposit_amounts.iter().map(|it| Gwei(*it));
         let amounts = kind.signed_amounts(&chosen.collect::<Vec<_>>());
         let (_, withdrawal) = self.addresses_of(validator)?;
-        let public_key = key.public_key().to_bytes();
         let sign = |amount| {
             deposit::Message {
                 public_key,
@@ -253,6 +273,7 @@ impl NewCluster<'_> {
         &self,
         validator: usize,
         key: &SecretKey,
+        public_key: [u8; 48],
     ) -> Result<Registration, DealError> {
         let (fee_recipient, _) = self.addresses_of(validator)?;
         let gas_limit = match self.definition.target_gas_limit {
@@ -263,7 +284,7 @@ impl NewCluster<'_> {
             fee_recipient,
             gas_limit,
             timestamp: self.registered_at,
-            public_key: key.public_key().to_bytes(),
+            public_key,
         }
         .sign(key, self.network.genesis_version());
         Ok(Registration {
@@ -293,6 +314,9 @@ impl NewCluster<'_> {
         ))
     }
 }
+
+/// Entry, deposits, and the nodes' shares.
+type Made = (ValidatorEntry, Vec<deposit::Deposit>, Vec<SecretKey>);
 
 fn entry(it: &deposit::Deposit) -> Result<Deposit, TryFromIntError> {
     Ok(Deposit {

@@ -15,6 +15,7 @@ mod json;
 mod lock;
 mod lock_file;
 mod merkle;
+mod parallel;
 pub mod verify;
 mod version;
 

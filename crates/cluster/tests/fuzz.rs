@@ -9,6 +9,7 @@
 
 mod common;
 #[path = "../../../fuzz/src/lib.rs"]
+#[allow(unreachable_pub, reason = "there it is a crate of its own")]
 mod fuzz;
 
 use std::{fs, path::Path};

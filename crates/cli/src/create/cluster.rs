@@ -13,7 +13,7 @@ use std::{
 };
 
 use pluto_cluster::{
-    Addresses, Definition, FileMode, LockFile, NewCluster, Severity, Verifier, http, verify,
+    Addresses, Definition, LockFile, NewCluster, Severity, Verifier, http, verify,
 };
 use pluto_crypto::{enr::Enr, k1};
 use pluto_eth::{
@@ -99,7 +99,6 @@ pub(crate) fn cluster(args: &CreateCluster) -> Result<ExitCode, Box<dyn Error>> 
         &network,
         &identities,
         &dealt,
-        FileMode::Owner,
         Keystores::Told(cost),
     )?;
     tell(args, &dealt.lock, &dirs, &identities);

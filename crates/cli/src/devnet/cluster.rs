@@ -10,7 +10,7 @@ use std::{
 
 use libp2p::{PeerId, identity::Keypair};
 use pluto_cluster::{
-    Creator, DealError, Dealt, FileMode, LockFile, MembersError, NewCluster, NewDefinition,
+    Creator, DealError, Dealt, LockFile, MembersError, NewCluster, NewDefinition,
     NewDefinitionError, OperatorEntry, ReadError, ValidatorAddresses, Version,
 };
 use pluto_core::{PeerIdx, PubKey, ShareIdx, signing::Forks};
@@ -256,7 +256,6 @@ fn make(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
         &NETWORK,
         &identities,
         &dealt,
-        FileMode::Owner,
         Keystores::Insecure,
     )?;
     let Dealt { lock, shares, .. } = dealt;

@@ -257,6 +257,26 @@ fn read_entry(entry: &Field<'_>) -> json::Result<Entry> {
 
 /// The text that Charon would write: sorted by public key. Refuses what [`store`] refuses.
 pub fn to_json(entries: &[Entry]) -> Result<Vec<u8>> {
+    let sorted = sorted(entries)?;
+    for (at, error) in check(entries) {
+        if let EntryError::PublicKey(source) | EntryError::Signature(source) = error {
+            return Err(Error::BadSignature {
+                public_key: entries[at].deposit.message.public_key,
+                amount: amount(&entries[at]),
+                source,
+            });
+        }
+    }
+    Ok(text(&sorted))
+}
+
+fn text(sorted: &[&Entry]) -> Vec<u8> {
+    let entries: Vec<_> = sorted.iter().map(|it| EntryJson::new(it)).collect();
+    json::to_vec(&entries, " ")
+}
+
+/// Of one amount, each for another validator.
+fn sorted(entries: &[Entry]) -> Result<Vec<&Entry>> {
     let amounts: BTreeSet<_> = entries.iter().map(amount).collect();
     let mut amounts = amounts.into_iter();
     let amount = amounts.next().ok_or(Error::Empty)?;
@@ -275,17 +295,7 @@ pub fn to_json(entries: &[Entry]) -> Result<Vec<u8>> {
             amount,
         });
     }
-    for (at, error) in check(entries) {
-        if let EntryError::PublicKey(source) | EntryError::Signature(source) = error {
-            return Err(Error::BadSignature {
-                public_key: key(&entries[at]),
-                amount,
-                source,
-            });
-        }
-    }
-    let entries: Vec<_> = sorted.into_iter().map(EntryJson::new).collect();
-    Ok(json::to_vec(&entries, " "))
+    Ok(sorted)
 }
 
 /// Sorts entries into the files they belong to, keeping their order.
@@ -310,6 +320,20 @@ impl Files {
     /// Refuses to write nothing, two deposits of one amount for one validator, or a deposit that does
     /// not verify.
     pub fn new(network: &Network, deposits: &[Deposit]) -> Result<Self> {
+        Self::with(network, deposits, to_json)
+    }
+
+    /// For deposits whose signatures the caller has verified, or made: that takes a millisecond for
+    /// each. Everything else is refused as by [`new`](Self::new).
+    pub fn of_verified(network: &Network, deposits: &[Deposit]) -> Result<Self> {
+        Self::with(network, deposits, |entries| Ok(text(&sorted(entries)?)))
+    }
+
+    fn with(
+        network: &Network,
+        deposits: &[Deposit],
+        to_json: impl Fn(&[Entry]) -> Result<Vec<u8>>,
+    ) -> Result<Self> {
         let files = by_amount(deposits.iter().map(|deposit| Entry::new(*deposit, network)));
         if files.is_empty() {
             return Err(Error::Empty);
