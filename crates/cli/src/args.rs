@@ -1,6 +1,11 @@
 //! The command line.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use pluto_cluster::http::{ExecutionClient, UrlError};
@@ -19,6 +24,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run a whole cluster on this machine and watch its nodes find each other and sign.
     Devnet(Devnet),
+    /// Run a relay: where nodes that cannot reach each other meet.
+    Relay(Box<Relay>),
     /// Print the ENR of this node's identity key.
     Enr(DataDir),
     /// Check a definition, a lock, a node's directory, or a directory of several of those.
@@ -330,6 +337,126 @@ pub(crate) struct Devnet {
     pub(crate) json: bool,
 }
 
+/// Exit codes: 0 it was told to end and circuits had ended or had their time; 1 it did not start;
+/// 2 wrong usage; 130 a second signal cut circuits.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+On SIGTERM or Ctrl-C the relay gives nothing new, frees its TCP ports, answers 503 on /readyz, and sends \
+peers without a circuit away, so that they look for another relay at once. Running circuits get \
+--drain. A second signal ends it now.
+
+Exit codes: 0 ended as told, 1 it did not start, 2 wrong usage, 130 a second signal cut circuits.")]
+pub(crate) struct Relay {
+    /// Directory of the relay's identity key, charon-enr-private-key.
+    #[arg(long, default_value = ".charon", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Address (IP:PORT) of the HTTP server that tells clients where the relay is; \"\" disables it.
+    #[arg(long, default_value = "127.0.0.1:3640", value_name = "IP:PORT", value_parser = maybe_socket)]
+    pub(crate) http_address: MaybeSocket,
+    /// Address (IP:PORT) of /metrics, /livez and /readyz; \"\" disables them.
+    #[arg(long, default_value = "", value_name = "IP:PORT", hide_default_value = true, value_parser = maybe_socket)]
+    pub(crate) monitoring_address: MaybeSocket,
+    /// Make the identity key if there is none. A key that is there is never overwritten.
+    #[arg(
+        long,
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub(crate) auto_p2pkey: bool,
+    /// TCP addresses (IP:PORT) to listen on, separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "IP:PORT", required = true)]
+    pub(crate) p2p_tcp_address: Vec<String>,
+    /// UDP addresses (IP:PORT) to listen on for QUIC, separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "IP:PORT")]
+    pub(crate) p2p_udp_address: Vec<String>,
+    /// IP address under which the relay is reached from outside, at its ports.
+    #[arg(long, value_name = "IP", default_value = "", hide_default_value = true, value_parser = maybe_ip)]
+    pub(crate) p2p_external_ip: MaybeIp,
+    /// Host name under which the relay is reached from outside, at its ports.
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true, value_parser = maybe_host)]
+    pub(crate) p2p_external_hostname: MaybeHost,
+    /// Tell clients private addresses too. Without it they are told only if there are no others.
+    #[arg(
+        long,
+        default_value_t = false,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub(crate) p2p_advertise_private_addresses: bool,
+    /// Peers that may hold a place at the same time. Renewals are never refused for it.
+    #[arg(long, default_value_t = 16_384, value_name = "PEERS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) p2p_max_connections: u32,
+    /// Two bounds at once, as in Charon: peers that may hold a place from one IPv4 address or IPv6
+    /// network (/64), and circuits that one peer may have, those from it and to it together.
+    #[arg(long, default_value_t = 512, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=2000))]
+    pub(crate) p2p_max_reservations: u32,
+    /// Time that running circuits get after SIGTERM or Ctrl-C, for example 30s; at most 1h.
+    #[arg(long, default_value = "30s", value_parser = drain)]
+    pub(crate) drain: Duration,
+    /// Print one JSON object a line, and nothing else, on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Taken and not used, as in Charon: a relay uses no other relay.
+    #[arg(long, hide = true, default_value = "", value_name = "URLS")]
+    pub(crate) p2p_relays: String,
+}
+
+/// An address, or none for an empty text.
+pub(crate) type MaybeSocket = Wrapped<SocketAddr>;
+/// An IP address, or none for an empty text.
+pub(crate) type MaybeIp = Wrapped<IpAddr>;
+/// A host name, or none for an empty text.
+pub(crate) type MaybeHost = Wrapped<String>;
+
+/// Optional values that an empty text switches off. Not an `Option`, which clap reads as an absent
+/// flag.
+#[derive(Debug, Clone)]
+pub(crate) struct Wrapped<T>(pub(crate) Option<T>);
+
+#[derive(Debug, thiserror::Error)]
+enum HostError {
+    #[error(
+        "write a host name, for example relay.example.org; an IP address goes to --p2p-external-ip"
+    )]
+    NotAName,
+}
+
+fn maybe_socket(text: &str) -> Result<MaybeSocket, std::net::AddrParseError> {
+    let some = !text.is_empty();
+    Ok(Wrapped(some.then(|| text.parse()).transpose()?))
+}
+
+fn maybe_ip(text: &str) -> Result<MaybeIp, std::net::AddrParseError> {
+    let some = !text.is_empty();
+    Ok(Wrapped(some.then(|| text.parse()).transpose()?))
+}
+
+fn maybe_host(text: &str) -> Result<MaybeHost, HostError> {
+    if text.is_empty() {
+        return Ok(Wrapped(None));
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if name.len() > 253 || name.parse::<IpAddr>().is_ok() || !name.split('.').all(label) {
+        return Err(HostError::NotAName);
+    }
+    Ok(Wrapped(Some(text.to_owned())))
+}
+
 /// What the nodes listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Net {
@@ -366,18 +493,34 @@ impl FromStr for At {
 pub(crate) struct DurationError;
 
 fn duration(text: &str) -> Result<Duration, DurationError> {
-    let digits = text.trim_end_matches(char::is_alphabetic);
-    let number: u64 = digits.parse().map_err(|_| DurationError)?;
-    let millis = match &text[digits.len()..] {
-        "ms" => number,
-        "s" => number.saturating_mul(1000),
-        "m" => number.saturating_mul(60_000),
-        _ => return Err(DurationError),
-    };
+    let millis = millis(text).ok_or(DurationError)?;
     if (100..=3_600_000).contains(&millis) {
         Ok(Duration::from_millis(millis))
     } else {
         Err(DurationError)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("write a number with its unit, at most 1h: 0s, 30s, 5m")]
+pub(crate) struct DrainError;
+
+fn drain(text: &str) -> Result<Duration, DrainError> {
+    match millis(text) {
+        Some(millis) if millis <= 3_600_000 => Ok(Duration::from_millis(millis)),
+        _ => Err(DrainError),
+    }
+}
+
+fn millis(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(char::is_alphabetic);
+    let number: u64 = digits.parse().ok()?;
+    match &text[digits.len()..] {
+        "ms" => Some(number),
+        "s" => Some(number.saturating_mul(1000)),
+        "m" => Some(number.saturating_mul(60_000)),
+        "h" => Some(number.saturating_mul(3_600_000)),
+        _ => None,
     }
 }
 
@@ -386,6 +529,45 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn a_relay_takes_charons_flags() {
+        let parse = |more: &[&str]| {
+            let words = ["pluto", "relay", "--p2p-tcp-address=127.0.0.1:0"];
+            Args::try_parse_from(words.iter().chain(more)).map(|args| match args.command {
+                Command::Relay(relay) => relay,
+                other => panic!("{other:?}"),
+            })
+        };
+        let relay = parse(&[]).unwrap();
+        assert!(relay.auto_p2pkey && !relay.p2p_advertise_private_addresses);
+        assert_eq!(relay.http_address.0, Some(([127, 0, 0, 1], 3640).into()));
+        let charons = [
+            "--auto-p2pkey=false",
+            "--http-address",
+            "",
+            "--p2p-advertise-private-addresses",
+            "--p2p-external-ip=10.0.0.1",
+            "--p2p-external-hostname=relay.example.org",
+            "--p2p-relays",
+            "",
+            "--drain=0s",
+        ];
+        let relay = parse(&charons).unwrap();
+        assert!(!relay.auto_p2pkey && relay.p2p_advertise_private_addresses);
+        assert!(relay.http_address.0.is_none());
+        assert_eq!(relay.drain, Duration::ZERO);
+        for wrong in [
+            "--p2p-external-hostname=1.2.3.4",
+            "--p2p-external-hostname=a..b",
+            "--p2p-external-ip=relay",
+            "--http-address=3640",
+            "--p2p-max-reservations=0",
+            "--drain=2h",
+        ] {
+            assert!(parse(&[wrong]).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -25,7 +25,7 @@ use self::{
     score::Score,
     view::View,
 };
-use crate::{INTERRUPTED, args};
+use crate::{INTERRUPTED, args, signals::stopped};
 
 /// Reports that wait to be shown; a node that finds it full waits.
 const REPORTS: usize = 1024;
@@ -260,27 +260,5 @@ impl Course<'_> {
             self.nodes[at.node] = Some(node);
         }
         Ok(())
-    }
-}
-
-/// Resolves on Ctrl-C or SIGTERM.
-async fn stopped() {
-    let interrupt = async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    #[cfg(unix)]
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        () = interrupt => {}
-        () = terminate => {}
     }
 }

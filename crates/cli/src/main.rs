@@ -9,6 +9,8 @@ mod devnet;
 mod enr;
 mod nodes;
 mod progress;
+mod relay;
+mod signals;
 mod verify;
 
 use std::{error::Error, process::ExitCode};
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     log_to_stderr();
     let result = match args.command {
         Command::Devnet(devnet) => devnet::run(devnet),
+        Command::Relay(args) => relay::run(*args),
         Command::Enr(target) => enr::show(&target),
         Command::Combine(args) => combine::run(&args),
         Command::Verify(args) => verify::run(&args),

@@ -116,6 +116,12 @@ impl Enr {
     /// The record of a relay: where it is reached by TCP and by QUIC (`udp`).
     #[must_use]
     pub fn for_relay(key: &SecretKey, ip4: Ipv4Addr, tcp: u16, udp: u16) -> Self {
+        Self::for_address(key, ip4, Some(tcp), Some(udp))
+    }
+
+    /// The record of a relay that may lack a transport.
+    #[must_use]
+    pub fn for_address(key: &SecretKey, ip4: Ipv4Addr, tcp: Option<u16>, udp: Option<u16>) -> Self {
         Self::build(key, Some((ip4, tcp, udp)))
     }
 
@@ -221,11 +227,16 @@ impl Enr {
         self.udp
     }
 
-    fn build(key: &SecretKey, address: Option<(Ipv4Addr, u16, u16)>) -> Self {
+    fn build(key: &SecretKey, address: Option<(Ipv4Addr, Option<u16>, Option<u16>)>) -> Self {
         let public_key = key.public_key();
         let point = public_key.to_bytes();
-        let address_bytes =
-            address.map(|(ip4, tcp, udp)| (ip4.octets(), tcp.to_be_bytes(), udp.to_be_bytes()));
+        let address_bytes = address.map(|(ip4, tcp, udp)| {
+            (
+                ip4.octets(),
+                tcp.map(u16::to_be_bytes),
+                udp.map(u16::to_be_bytes),
+            )
+        });
 
         // Keys in byte order; `seq` is zero, which RLP writes as the empty string.
         let mut content: Vec<&[u8]> = vec![&[], ID, ID_V4];
@@ -234,12 +245,11 @@ impl Enr {
         }
         content.extend([SECP256K1, &point]);
         if let Some((_, tcp, udp)) = &address_bytes {
-            content.extend([
-                TCP,
-                without_leading_zeros(tcp),
-                UDP,
-                without_leading_zeros(udp),
-            ]);
+            for (key, port) in [(TCP, tcp), (UDP, udp)] {
+                if let Some(port) = port {
+                    content.extend([key, without_leading_zeros(port)]);
+                }
+            }
         }
 
         let [signature @ .., _v] = key.sign(&keccak256(&encode_list(&content)));
@@ -250,8 +260,8 @@ impl Enr {
             public_key,
             signature,
             ip4: address.map(|(ip4, ..)| ip4),
-            tcp: address.map(|(_, tcp, _)| tcp),
-            udp: address.map(|(.., udp)| udp),
+            tcp: address.and_then(|(_, tcp, _)| tcp),
+            udp: address.and_then(|(.., udp)| udp),
         }
     }
 }

@@ -66,7 +66,7 @@ pub struct Relay {
 /// A node that Charon runs.
 #[derive(Debug)]
 pub struct Running {
-    /// Where its TCP port is.
+    /// Where its TCP port is; empty if it is hidden.
     pub address: Multiaddr,
     monitoring: SocketAddr,
     process: Process,
@@ -155,9 +155,25 @@ impl Cluster {
 
     /// Starts one node; it signs duties of a simulated chain with slots of a second.
     pub async fn run(&self, index: usize, relay: &Relay) -> Result<Running, ClusterError> {
-        let [tcp, monitoring, validator_api] = ports()?;
+        let [tcp] = ports()?;
+        self.start(index, &relay.url, Some(tcp)).await
+    }
+
+    /// Starts one node that listens nowhere: it is reached through the relay at a URL, or not at
+    /// all.
+    pub async fn run_hidden(&self, index: usize, relay: &str) -> Result<Running, ClusterError> {
+        self.start(index, relay, None).await
+    }
+
+    async fn start(
+        &self,
+        index: usize,
+        relay: &str,
+        tcp: Option<u16>,
+    ) -> Result<Running, ClusterError> {
+        let [monitoring, validator_api] = ports()?;
         let keys = self.node(index).join("validator_keys");
-        let args = [
+        let mut args = [
             "run",
             "--simnet-beacon-mock",
             "--simnet-validator-mock",
@@ -167,20 +183,20 @@ impl Cluster {
             &format!("--private-key-file={}", self.key(index).display()),
             &format!("--lock-file={}", self.lock(index).display()),
             &format!("--simnet-validator-keys-dir={}", keys.display()),
-            &format!("--p2p-relays={}", relay.url),
-            &format!("--p2p-tcp-address=127.0.0.1:{tcp}"),
+            &format!("--p2p-relays={relay}"),
             &format!("--monitoring-address=127.0.0.1:{monitoring}"),
             &format!("--validator-api-address=127.0.0.1:{validator_api}"),
         ]
-        .map(str::to_owned);
+        .map(str::to_owned)
+        .to_vec();
+        args.extend(tcp.map(|tcp| format!("--p2p-tcp-address=127.0.0.1:{tcp}")));
         let log = self.dir.path().join(format!("node{index}.log"));
         let process = Process::start(&self.binary, &args, log)?;
         let monitoring = SocketAddr::from(([127, 0, 0, 1], monitoring));
         answers(&process, monitoring, "/livez").await?;
+        let host = || Multiaddr::empty().with(Protocol::Ip4([127, 0, 0, 1].into()));
         Ok(Running {
-            address: Multiaddr::empty()
-                .with(Protocol::Ip4([127, 0, 0, 1].into()))
-                .with(Protocol::Tcp(tcp)),
+            address: tcp.map_or_else(Multiaddr::empty, |tcp| host().with(Protocol::Tcp(tcp))),
             monitoring,
             process,
         })

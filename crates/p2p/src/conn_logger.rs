@@ -38,6 +38,7 @@ use crate::{
     dialer::planner::STABLE,
     exchange::choose,
     p2p_context::{Changes, Failure, FailureCause, P2PContext, Path, PeerView, View, Writer},
+    relay::{self, Refusal},
 };
 
 /// See the module's documentation.
@@ -80,7 +81,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.context.is_known(&peer)))
+        Ok(Handler::new(self.context.is_wanted(&peer)))
     }
 
     fn handle_established_outbound_connection(
@@ -91,7 +92,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(Handler::new(self.context.is_known(&peer)))
+        Ok(Handler::new(self.context.is_wanted(&peer)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -105,7 +106,7 @@ impl NetworkBehaviour for Behaviour {
                 let path = path_of(connection_id, endpoint);
                 tracing::debug!(peer = %peer_id, connection = %connection_id, path = %path.address, "connected");
                 self.kept
-                    .insert((peer_id, connection_id), self.context.is_known(&peer_id));
+                    .insert((peer_id, connection_id), self.context.is_wanted(&peer_id));
                 self.writer.connected(peer_id, path);
                 self.decide(peer_id);
             }
@@ -183,12 +184,15 @@ impl Behaviour {
         let (Some(state), Some(local)) = (view.peer(&peer), local) else {
             return;
         };
-        if !state.known {
-            return;
-        }
-        let survivor = survivor(local, state);
+        let survivor = match state.known {
+            true => survivor(local, state),
+            // A reservation hangs on one connection, so that those to relays all stay.
+            false => None,
+        };
         for path in &state.paths {
-            let keep = survivor.is_none_or(|survivor| survivor == path.connection);
+            // A relay that is no longer one is let go.
+            let keep =
+                state.is_wanted() && survivor.is_none_or(|survivor| survivor == path.connection);
             let Some(kept) = self.kept.get_mut(&(peer, path.connection)) else {
                 continue;
             };
@@ -241,7 +245,7 @@ fn path_of(connection: ConnectionId, endpoint: &ConnectedPoint) -> Path {
 }
 
 /// What a failed dial says, per address.
-fn failures_of(error: &DialError) -> Vec<Failure> {
+pub(crate) fn failures_of(error: &DialError) -> Vec<Failure> {
     let at = Instant::now();
     let one = |cause| {
         vec![Failure {
@@ -271,10 +275,34 @@ fn failures_of(error: &DialError) -> Vec<Failure> {
     }
 }
 
+/// What a relay says, or its absence, where that is the cause.
+fn of_relay(error: &relay::Error) -> Option<FailureCause> {
+    Some(match error {
+        relay::Error::Connect {
+            relay,
+            source: relay::hop::Error::Refused(refusal),
+            ..
+        } => match refusal {
+            Refusal::NoReservation => FailureCause::NoReservation { relay: *relay },
+            refusal => FailureCause::RelayRefused {
+                relay: *relay,
+                refusal: *refusal,
+            },
+        },
+        relay::Error::NotConnected { relay } | relay::Error::Lost { relay } => {
+            FailureCause::RelayNotConnected { relay: *relay }
+        }
+        _ => return None,
+    })
+}
+
 fn cause_of(error: &TransportError<io::Error>) -> FailureCause {
     match error {
         TransportError::MultiaddrNotSupported(_) => FailureCause::Unsupported,
         TransportError::Other(error) => {
+            if let Some(cause) = relay::error_of(error).and_then(of_relay) {
+                return cause;
+            }
             let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
             let mut kind = error.kind();
             // The transports wrap the cause several times; the innermost kind is the one to show.

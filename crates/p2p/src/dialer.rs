@@ -1,32 +1,34 @@
 //! The one dialler: only this behaviour decides to dial a peer of the cluster.
 //!
-//! Design §3. The [`planner`] decides, this shell feeds it.
+//! Design §3. The [`planner`] decides, this shell feeds it. Relays, direct paths and QUIC are its
+//! policies: [`RelayRouter`](crate::relay::RelayRouter), [`ForceDirect`](crate::force_direct::ForceDirect),
+//! [`QuicUpgrade`].
 //!
-//! - **Owner:** one back-off per peer; static addresses from the configuration and from
+//! - **Owner:** one back-off per peer and path; static addresses from the configuration and from
 //!   [`Book`], then what identify taught the context.
 //! - **Wake-ups:** swarm events, changes of the context (addresses, wishes), [`Book`], one timer.
-//! - **Bounds:** targets are the context's known peers; one dial per peer, [`planner::MAX_DIALING`]
-//!   in all; static addresses per peer [`MAX_STATIC`].
+//! - **Bounds:** targets are the context's known peers and relays; one dial per peer and path,
+//!   [`planner::MAX_DIALING`] in all; static addresses per peer [`MAX_STATIC`].
 //! - **Disconnect:** the last lost connection plans a dial at once, or after a grace by the peer with
 //!   the larger id.
 
+pub(crate) mod lane;
 pub mod planner;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    convert::Infallible,
+    collections::{BTreeMap, HashMap, VecDeque},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use libp2p::{
     Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
     swarm::{
-        ConnectionClosed, ConnectionDenied, ConnectionId, DialError, DialFailure, FromSwarm,
-        NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+        ConnectionDenied, ConnectionId, DialError, DialFailure, FromSwarm, NetworkBehaviour,
+        THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
         behaviour::ConnectionEstablished,
         dial_opts::{DialOpts, PeerCondition},
         dummy,
@@ -34,8 +36,15 @@ use libp2p::{
 };
 use tokio::{sync::watch, time::Sleep};
 
-use self::planner::{Plan, Planner};
-use crate::p2p_context::{Changes, DialState, P2PContext, View, Writer};
+use self::planner::{Cause, Dial, Open, Outcome, Plan, Planner, Way};
+use crate::{
+    conn_logger,
+    p2p_context::{
+        Changes, DialState, Failure, FailureCause, P2PContext, ReservationState, View, Writer,
+    },
+    quic_upgrade::QuicUpgrade,
+    relay::Via,
+};
 
 /// Static addresses kept per peer; an operator gives one or two.
 pub const MAX_STATIC: usize = 8;
@@ -58,6 +67,65 @@ impl Book {
     }
 }
 
+/// What came of a dial that was to make a connection better.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// A peer that was connected through relays only answers on a direct connection; the relayed one
+    /// is drained.
+    Direct {
+        /// The peer.
+        peer: PeerId,
+        /// The direct connection.
+        connection: ConnectionId,
+    },
+    /// It could not be reached directly; it stays relayed, and is tried again.
+    NotDirect {
+        /// The peer.
+        peer: PeerId,
+        /// The dial.
+        connection: ConnectionId,
+        /// Why, by address.
+        failures: Vec<Failure>,
+    },
+    /// A peer answers over QUIC; the TCP connection is drained.
+    Quic {
+        /// The peer.
+        peer: PeerId,
+        /// The QUIC connection.
+        connection: ConnectionId,
+    },
+    /// It could not be reached over QUIC; it stays on TCP, and is tried again.
+    NotQuic {
+        /// The peer.
+        peer: PeerId,
+        /// The dial.
+        connection: ConnectionId,
+        /// Why.
+        cause: NotQuic,
+    },
+}
+
+/// Why a connection stays on TCP.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotQuic {
+    /// It could not be reached (is UDP let through?).
+    #[error("not reached over QUIC (is UDP let through?)")]
+    Failed {
+        /// Why, by address.
+        failures: Vec<Failure>,
+    },
+    /// It is slower.
+    #[error("QUIC takes {quic:?} to and fro, TCP {tcp:?}")]
+    Worse {
+        /// The round-trip time over QUIC.
+        quic: Duration,
+        /// That over TCP.
+        tcp: Duration,
+    },
+}
+
 /// See the module's documentation.
 pub struct Behaviour {
     context: P2PContext,
@@ -68,15 +136,21 @@ pub struct Behaviour {
     view_changes: Changes<Arc<View>>,
     wishes: Changes<Arc<BTreeMap<PeerId, u64>>>,
     wished: Arc<BTreeMap<PeerId, u64>>,
+    /// How many want TCP to be replaced by QUIC.
+    upgrades: watch::Sender<usize>,
+    upgrade_changes: Changes<usize>,
     /// Dials of ours, so that a foreign failure is never taken for one.
-    dialing: HashMap<ConnectionId, PeerId>,
+    dialing: HashMap<ConnectionId, Dial>,
+    pending_events: VecDeque<Event>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Behaviour {
-    /// Dials the context's known peers where the book and identify say they are.
+    /// Dials the context's known peers where the book and identify say they are, and through its
+    /// relays.
     pub fn new(context: P2PContext, local: PeerId, book: Book, seed: u64) -> Self {
         let known: Vec<_> = context.view().known().map(|peer| peer.id).collect();
+        let upgrades = watch::Sender::new(0);
         let mut behaviour = Self {
             writer: context.writer(),
             planner: Planner::new(local, known, Instant::now(), seed),
@@ -84,9 +158,12 @@ impl Behaviour {
             view_changes: Changes::new(context.changes()),
             wishes: Changes::new(context.wanted()),
             wished: Arc::default(),
+            upgrade_changes: Changes::new(upgrades.subscribe()),
+            upgrades,
             book,
             context,
             dialing: HashMap::new(),
+            pending_events: VecDeque::new(),
             timer: None,
         };
         behaviour.learn();
@@ -94,25 +171,60 @@ impl Behaviour {
         behaviour
     }
 
-    /// Tells the planner where peers are.
+    /// Reaches members through relays only, whatever addresses are known.
+    pub(crate) fn relayed_only(&mut self) {
+        self.planner.relayed_only();
+    }
+
+    /// The switch of the QUIC upgrade, on for as long as it exists.
+    pub fn quic_upgrade(&self) -> QuicUpgrade {
+        QuicUpgrade::new(self.upgrades.clone())
+    }
+
+    /// Tells the planner where peers are and what is open.
     fn learn(&mut self) {
         let (view, now) = (self.context.view(), Instant::now());
-        for peer in view.known() {
+        let relays: Vec<_> = view.relay_peers().map(|relay| relay.id).collect();
+        self.planner
+            .handle_relays(relays.iter().copied(), routes(&view), now);
+        self.planner.handle_upgrades(*self.upgrades.borrow() > 0);
+        for peer in view.peers().filter(|peer| peer.is_wanted()) {
             let book = self.book.0.borrow();
             let given = book.get(&peer.id).into_iter().flatten().take(MAX_STATIC);
             let mut addresses: Vec<Multiaddr> = given.cloned().collect();
             drop(book);
-            for address in &peer.addresses {
+            let relays = view.relays.iter();
+            let relay = relays.filter(|relay| relay.peer == Some(peer.id));
+            let configured = relay.flat_map(|relay| &relay.addresses);
+            for address in configured.chain(&peer.addresses) {
                 if !addresses.contains(address) {
                     addresses.push(address.clone());
                 }
             }
+            let open = peer.paths.iter().map(|path| Open::from(&**path)).collect();
+            self.planner.handle_open(peer.id, open, now);
             self.planner.handle_addresses(peer.id, addresses, now);
+        }
+        for (peer, outcome) in self.planner.outcomes() {
+            self.pending_events.push_back(match outcome {
+                Outcome::Direct { connection } => Event::Direct { peer, connection },
+                Outcome::Quic { connection } => Event::Quic { peer, connection },
+                Outcome::QuicIsWorse {
+                    connection,
+                    quic,
+                    tcp,
+                } => Event::NotQuic {
+                    peer,
+                    connection,
+                    cause: NotQuic::Worse { quic, tcp },
+                },
+            });
         }
     }
 
     fn publish(&self) {
-        for peer in self.context.view().known() {
+        let view = self.context.view();
+        for peer in view.peers().filter(|peer| peer.is_wanted()) {
             let state = match self.planner.plan(&peer.id) {
                 None | Some(Plan::Connected) => DialState::Idle,
                 Some(Plan::NoAddress) => DialState::NoAddress,
@@ -125,11 +237,65 @@ impl Behaviour {
             self.writer.dialing(peer.id, state);
         }
     }
+
+    fn on_failure(&mut self, connection: ConnectionId, error: &DialError) {
+        let Some(dial) = self.dialing.remove(&connection) else {
+            return;
+        };
+        let peer = dial.peer;
+        if let DialError::DialPeerConditionFalse(_) = error {
+            // Somebody else is at it: not a failure.
+            self.planner.handle_dialed(dial.attempt);
+            return;
+        }
+        let failures = conn_logger::failures_of(error);
+        let not_yet = failures
+            .iter()
+            .any(|failure| matches!(failure.cause, FailureCause::NoReservation { .. }));
+        let cause = match not_yet {
+            true => Cause::NotYet,
+            false => Cause::Other,
+        };
+        self.planner
+            .handle_failed(dial.attempt, cause, Instant::now());
+        match dial.way {
+            Way::Direct | Way::Relayed { .. } => {}
+            Way::ForceDirect => self.pending_events.push_back(Event::NotDirect {
+                peer,
+                connection,
+                failures,
+            }),
+            Way::QuicUpgrade => self.pending_events.push_back(Event::NotQuic {
+                peer,
+                connection,
+                cause: NotQuic::Failed { failures },
+            }),
+        }
+    }
+}
+
+/// The relays that peers may be dialled through now.
+fn routes(view: &View) -> Vec<Via> {
+    let relays = view.relay_peers().filter_map(|relay| {
+        let path = relay.best()?;
+        let mut configured = view.relays.iter();
+        let reserved = configured.find_map(|it| match it.reservation {
+            ReservationState::Reserved { since, .. } if it.peer == Some(relay.id) => Some(since),
+            _ => None,
+        });
+        Some(Via {
+            relay: relay.id,
+            address: path.address.clone(),
+            rtt: path.rtt(),
+            reserved,
+        })
+    });
+    relays.collect()
 }
 
 impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = dummy::ConnectionHandler;
-    type ToSwarm = Infallible;
+    type ToSwarm = Event;
 
     fn handle_established_inbound_connection(
         &mut self,
@@ -153,37 +319,22 @@ impl NetworkBehaviour for Behaviour {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        let now = Instant::now();
         match event {
-            FromSwarm::ConnectionEstablished(ConnectionEstablished {
-                peer_id,
-                connection_id,
-                ..
-            }) => {
-                self.planner.handle_connected(peer_id, now);
-                if self.dialing.remove(&connection_id).is_some() {
-                    self.planner.handle_dialed(peer_id);
+            FromSwarm::ConnectionEstablished(ConnectionEstablished { connection_id, .. }) => {
+                if let Some(dial) = self.dialing.remove(&connection_id) {
+                    self.planner.handle_dialed(dial.attempt);
                 }
             }
-            FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, .. }) => {
-                self.planner.handle_disconnected(peer_id, now);
-            }
+            FromSwarm::ConnectionClosed(_) => {}
             FromSwarm::DialFailure(DialFailure {
                 connection_id,
                 error,
                 ..
-            }) => {
-                if let Some(peer) = self.dialing.remove(&connection_id) {
-                    if let DialError::DialPeerConditionFalse(_) = error {
-                        // Somebody else is at it: not a failure.
-                        self.planner.handle_dialed(peer);
-                    } else {
-                        self.planner.handle_failed(peer, now);
-                    }
-                }
-            }
+            }) => self.on_failure(connection_id, error),
             _ => return,
         }
+        // The context is true already.
+        self.learn();
         self.publish();
     }
 
@@ -196,15 +347,17 @@ impl NetworkBehaviour for Behaviour {
         match event {}
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Event, THandlerInEvent<Self>>> {
         // 1. Where peers are, and who is wanted.
-        let moved = self.book_changes.poll_changed(cx).is_ready()
-            | self.view_changes.poll_changed(cx).is_ready();
+        let mut moved = false;
+        // Until each has registered for its next change.
+        while self.book_changes.poll_changed(cx).is_ready()
+            | self.view_changes.poll_changed(cx).is_ready()
+            | self.upgrade_changes.poll_changed(cx).is_ready()
+        {
+            moved = true;
+        }
         if moved {
-            // Register for the next change.
-            while self.book_changes.poll_changed(cx).is_ready()
-                || self.view_changes.poll_changed(cx).is_ready()
-            {}
             self.learn();
             self.publish();
         }
@@ -217,15 +370,20 @@ impl NetworkBehaviour for Behaviour {
             }
             self.wished = wanted;
         }
+        if let Some(event) = self.pending_events.pop_front() {
+            tracing::debug!(?event, "a better connection");
+            return Poll::Ready(ToSwarm::GenerateEvent(event));
+        }
         loop {
             // 2. What is due.
             if let Some(dial) = self.planner.next_action(Instant::now()) {
+                tracing::debug!(peer = %dial.peer, way = ?dial.way, addresses = ?dial.addresses, "dialling");
                 let opts = DialOpts::peer_id(dial.peer)
-                    .addresses(dial.addresses)
+                    .addresses(dial.addresses.clone())
                     // The planner knows what is open and what is under way.
                     .condition(PeerCondition::Always)
                     .build();
-                self.dialing.insert(opts.connection_id(), dial.peer);
+                self.dialing.insert(opts.connection_id(), dial);
                 self.publish();
                 return Poll::Ready(ToSwarm::Dial { opts });
             }

@@ -30,6 +30,7 @@ use bytes::Bytes;
 use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::io::is_unsupported;
 pub use self::{
     behaviour::{Behaviour, Event},
     budget::Budget,
@@ -37,6 +38,7 @@ pub use self::{
     job::{Call, Handle, QueueFull},
 };
 use crate::{
+    addr::Transport,
     p2p_context::{P2PContext, Path, WhyNotConnected},
     proto::{self, Frame},
 };
@@ -266,29 +268,43 @@ pub fn exchange(
 }
 
 /// Chooses the connection for a new stream: those that are not draining first; a direct one on
-/// which a ping has come back before a relayed one before an unproven direct one; then the smaller
-/// round-trip time, where the `last` choice stays unless another is clearly better.
+/// which a ping has come back before a relayed one before an unproven direct one; among proven
+/// direct ones QUIC before TCP unless it is clearly slower; then the smaller round-trip time, where
+/// the `last` choice stays unless another is clearly better.
 pub fn choose(paths: &[Arc<Path>], last: Option<ConnectionId>) -> Option<ConnectionId> {
-    let rank = |path: &Path| {
-        let class = match (path.is_relayed(), path.rtt()) {
-            (false, Some(_)) => 0,
-            (true, _) => 1,
-            (false, None) => 2,
-        };
-        (path.draining, class)
+    let class = |path: &Path| match (path.is_relayed(), path.rtt()) {
+        (false, Some(_)) => 0,
+        (true, _) => 1,
+        (false, None) => 2,
     };
-    let best = paths.iter().min_by_key(|path| {
-        let rtt = path.rtt().unwrap_or(Duration::MAX);
-        (rank(path), rtt, path.since)
-    })?;
+    let rank = |path: &Path| (path.draining, class(path));
+    let order = |path: &Path| (path.rtt().unwrap_or(Duration::MAX), path.since);
+    let fastest = paths.iter().min_by_key(|path| (rank(path), order(path)))?;
+    let quic = paths.iter().filter(|path| {
+        let equal = rank(path) == rank(fastest) && class(path) == 0;
+        let slow =
+            matches!((path.rtt(), fastest.rtt()), (Some(rtt), Some(best)) if is_worse(rtt, best));
+        equal && path.transport == Transport::Quic && !slow
+    });
+    let best = quic.min_by_key(|path| order(path)).unwrap_or(fastest);
+    let near = |path: &Path| match (path.rtt(), best.rtt()) {
+        (Some(rtt), Some(best)) => rtt <= best + best / 4 + Duration::from_millis(1),
+        _ => true,
+    };
     let kept = last
         .and_then(|last| paths.iter().find(|path| path.connection == last))
         .filter(|kept| rank(kept) == rank(best))
-        .filter(|kept| match (kept.rtt(), best.rtt()) {
-            (Some(kept), Some(best)) => kept <= best + best / 4 + Duration::from_millis(1),
-            _ => true,
-        });
+        .filter(|kept| near(kept))
+        // Unproven and relayed ones are alike.
+        .filter(|kept| class(kept) != 0 || kept.transport == best.transport);
     Some(kept.unwrap_or(best).connection)
+}
+
+/// Whether QUIC is worse than TCP by so much that it is not the moment's noise: twice as slow, and
+/// a tenth of a second more. Chosen freely; one ping on a busy machine is easily off by tens of
+/// milliseconds, and where UDP is throttled it is far more.
+pub(crate) fn is_worse(quic: Duration, tcp: Duration) -> bool {
+    quic > tcp * 2 + Duration::from_millis(100)
 }
 
 #[cfg(test)]
@@ -296,7 +312,6 @@ mod tests {
     use libp2p::{Multiaddr, core::Endpoint};
 
     use super::*;
-    use crate::addr::Transport;
 
     #[test]
     fn a_draining_path_is_only_the_last_resort() {
@@ -330,12 +345,29 @@ mod tests {
     }
 
     #[test]
+    fn quic_is_chosen_unless_it_is_clearly_slower() {
+        let tcp = path(1, None, Some(100));
+        let near = over_quic(path(2, None, Some(299)));
+        let far = over_quic(path(3, None, Some(301)));
+        assert_eq!(choose(&[tcp.clone(), near.clone()], id(1)), id(2));
+        assert_eq!(choose(&[tcp.clone(), near], id(2)), id(2));
+        assert_eq!(choose(&[tcp.clone(), far.clone()], id(1)), id(1));
+        assert_eq!(choose(&[tcp, far], id(3)), id(1), "301 > 200 + 100");
+    }
+
+    #[test]
     fn there_is_no_choice_among_none() {
         assert_eq!(choose(&[], id(1)), None);
     }
 
     fn id(n: usize) -> Option<ConnectionId> {
         Some(ConnectionId::new_unchecked(n))
+    }
+
+    fn over_quic(path: Arc<Path>) -> Arc<Path> {
+        let mut path = Arc::try_unwrap(path).unwrap();
+        path.transport = Transport::Quic;
+        Arc::new(path)
     }
 
     fn path(n: usize, relay: Option<PeerId>, rtt_ms: Option<u64>) -> Arc<Path> {

@@ -123,7 +123,7 @@ impl Behaviour {
         connection: ConnectionId,
         remote: &Multiaddr,
     ) -> Result<(), Refused> {
-        if self.config.mode == Mode::Open || self.context.is_known(&peer) {
+        if self.config.mode == Mode::Open || self.context.is_wanted(&peer) {
             return Ok(());
         }
         self.refused += 1;

@@ -52,6 +52,7 @@ pub struct Metrics {
     reachability: Gauge,
     peer_connections: Family<ConnectionsOf, Gauge>,
     relay_connections: Family<ConnectionsOf, Gauge>,
+    reservations: Family<ByPeer, Gauge>,
     connected: Family<ByPeer, Counter>,
     streams: Family<StreamsOf, Gauge>,
     received: Family<BytesOf, Counter>,
@@ -104,6 +105,7 @@ impl Metrics {
             reachability: Gauge::default(),
             peer_connections: Family::default(),
             relay_connections: Family::default(),
+            reservations: Family::default(),
             connected: Family::default(),
             streams: Family::default(),
             received: Family::default(),
@@ -145,6 +147,11 @@ impl Metrics {
             "relay_connection_types",
             "Open connections to other peers, by path and transport",
             metrics.relay_connections.clone(),
+        );
+        registry.register(
+            "relay_connections",
+            "Whether a reservation on the relay is held, so that peers can reach this node through it",
+            metrics.reservations.clone(),
         );
         registry.register(
             "peer_connection",
@@ -207,6 +214,20 @@ impl Metrics {
     /// The last connection to a member is gone, so that it answers nothing.
     pub(crate) fn lost(&self, peer: PeerId) {
         self.ping_success.get_or_create(&peer.into()).set(0);
+    }
+
+    /// Whether a reservation on the relay is held; `None` for what is no relay any more.
+    pub(crate) fn set_reserved(&self, relay: PeerId, reserved: Option<bool>) {
+        let by_peer = ByPeer::from(relay);
+        match reserved {
+            Some(reserved) => {
+                let gauge = self.reservations.get_or_create(&by_peer);
+                gauge.set(reserved.into());
+            }
+            None => {
+                self.reservations.remove(&by_peer);
+            }
+        }
     }
 
     pub(crate) fn reachable(&self, status: &NatStatus) {

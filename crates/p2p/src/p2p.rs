@@ -27,10 +27,10 @@ use libp2p::{
         transport::{Boxed, ListenerId, timeout::TransportTimeoutError},
         upgrade::Version,
     },
-    dns,
+    dcutr, dns,
     identity::Keypair,
     multiaddr::Protocol,
-    noise, quic, relay,
+    noise, quic,
     swarm::{
         self, NetworkBehaviour, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -44,7 +44,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    addr::{external, is_private},
+    addr::{external, is_private, is_relayed},
     bandwidth,
     behaviours::{
         identify,
@@ -52,12 +52,14 @@ use crate::{
         ping,
         pluto::{PlutoBehaviour, PlutoBehaviourEvent},
     },
+    bootnode::{Bootnodes, RelaySource, Routing},
     conn_logger, dialer,
     dialer::Book,
     gater,
     metrics::Metrics,
     muxer::Bounded,
     p2p_context::{LocalPeerIdMismatch, NodeGone, P2PContext},
+    relay,
 };
 
 /// Commands that a node has not taken yet.
@@ -84,8 +86,17 @@ pub struct NodeConfig {
     pub external_host: Option<String>,
     /// Advertise no private addresses. What is listened on stays.
     pub filter_private_addrs: bool,
+    /// Whether direct TCP connections are replaced by QUIC ones where both sides can. It may be
+    /// switched later, see [`dialer::Behaviour::quic_upgrade`].
+    pub quic_upgrade: bool,
     /// Where peers are known to be.
     pub book: Book,
+    /// Relays through which peers are found. They may be absent at the start, and may change.
+    pub relays: Vec<RelaySource>,
+    /// What a relay's URL is told of the cluster.
+    pub routing: Routing,
+    /// Dials members of the cluster through relays only, and stays on them: for trying relays.
+    pub relayed_only: bool,
     /// Who may come in.
     pub gater: gater::Config,
     /// Connections to one peer. Several are normal for seconds, while a path is replaced.
@@ -115,7 +126,11 @@ impl NodeConfig {
             external_ip: None,
             external_host: None,
             filter_private_addrs: false,
+            quic_upgrade: true,
             book: Book::new([]),
+            relays: Vec::new(),
+            routing: Routing::default(),
+            relayed_only: false,
             gater: gater::Config::default(),
             max_connections_per_peer: 8,
             max_connections: 1024,
@@ -139,6 +154,13 @@ impl NodeConfig {
     #[must_use]
     pub fn with_book(mut self, book: Book) -> Self {
         self.book = book;
+        self
+    }
+
+    /// Finds peers, and is found, through these relays.
+    #[must_use]
+    pub fn with_relays(mut self, relays: impl IntoIterator<Item = RelaySource>) -> Self {
+        self.relays.extend(relays);
         self
     }
 
@@ -212,6 +234,7 @@ pub struct Node<B: NetworkBehaviour> {
     listeners: Vec<(ListenerId, Vec<Multiaddr>)>,
     addresses: watch::Sender<Addresses>,
     metrics: Option<Metrics>,
+    bootnodes: Bootnodes,
 }
 
 /// Where a node listens and what it tells the world.
@@ -287,7 +310,7 @@ impl Control {
 }
 
 impl<B: NetworkBehaviour> Node<B> {
-    /// A node that can dial through relays.
+    /// A node that reaches others through relays, and is reached through them.
     pub fn new<H, E>(
         config: NodeConfig,
         context: P2PContext,
@@ -296,8 +319,9 @@ impl<B: NetworkBehaviour> Node<B> {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let (transport, behaviour) = relay::client::new(config.key.public().to_peer_id());
-        Self::assemble(config, context, Some((transport, behaviour)), build)
+        let local = config.key.public().to_peer_id();
+        let relay = relay::new(local, context.clone(), rand::random());
+        Self::assemble(config, context, Some(relay), build)
     }
 
     /// A node that others reach directly, such as a relay: it uses no relay itself.
@@ -315,7 +339,7 @@ impl<B: NetworkBehaviour> Node<B> {
     fn assemble<H, E>(
         config: NodeConfig,
         context: P2PContext,
-        relay: Option<(relay::client::Transport, relay::client::Behaviour)>,
+        relay: Option<(relay::Transport, relay::Behaviour)>,
         build: impl FnOnce(&NodeBuilder<'_>) -> Result<(B, H), E>,
     ) -> Result<(Self, H), NodeError>
     where
@@ -339,16 +363,20 @@ impl<B: NetworkBehaviour> Node<B> {
             .with_max_pending_outgoing(Some(128))
             .with_max_established_per_peer(Some(config.max_connections_per_peer))
             .with_max_established(Some(config.max_connections));
+        let mut dialer =
+            dialer::Behaviour::new(context.clone(), local, config.book.clone(), rand::random());
+        if config.relayed_only {
+            dialer.relayed_only();
+        }
+        let quic_upgrade = match config.quic_upgrade {
+            true => OptionalBehaviour::enabled(dialer.quic_upgrade()),
+            false => OptionalBehaviour::disabled(),
+        };
         let behaviour = PlutoBehaviour {
             conn_logger: conn_logger::Behaviour::new(context.clone()),
             gater: gater::Behaviour::new(context.clone(), config.gater.clone()),
             limits: connection_limits::Behaviour::new(limits),
-            dialer: dialer::Behaviour::new(
-                context.clone(),
-                local,
-                config.book.clone(),
-                rand::random(),
-            ),
+            dialer,
             identify: identify::behaviour(
                 &context,
                 config.key.public(),
@@ -357,8 +385,9 @@ impl<B: NetworkBehaviour> Node<B> {
             ),
             ping: ping::behaviour(&context, config.ping_interval, config.ping_timeout),
             autonat: autonat::Behaviour::new(local, autonat::Config::default()),
+            dcutr: OptionalBehaviour::disabled(),
             relay: relay_behaviour.into(),
-            quic_upgrade: OptionalBehaviour::disabled(),
+            quic_upgrade,
             inner: OptionalBehaviour::enabled(inner),
         };
         let swarm_config = swarm::Config::with_tokio_executor()
@@ -393,6 +422,7 @@ impl<B: NetworkBehaviour> Node<B> {
             pending,
             ..Addresses::default()
         });
+        let bootnodes = Bootnodes::start(&context, &config.relays, &config.routing);
         let (sender, commands) = mpsc::channel(COMMANDS);
         let control = Control {
             local,
@@ -414,6 +444,7 @@ impl<B: NetworkBehaviour> Node<B> {
             listeners,
             addresses,
             metrics: config.metrics,
+            bootnodes,
         };
         Ok((node, handle))
     }
@@ -450,6 +481,7 @@ impl<B: NetworkBehaviour> Node<B> {
             () = async { while self.next().await.is_some() {} } => {}
         }
         self.farewell().await;
+        self.bootnodes.shutdown().await;
     }
 
     /// Closes all connections, so that peers look for another path at once instead of waiting for
@@ -515,6 +547,17 @@ impl<B: NetworkBehaviour> Node<B> {
                     metrics.reachable(new);
                 }
             }
+            SwarmEvent::Behaviour(PlutoBehaviourEvent::Dialer(dialer::Event::NotDirect {
+                peer,
+                ..
+            })) => {
+                let local = self.control.local;
+                let punching = &mut self.swarm.behaviour_mut().dcutr;
+                if !punching.is_enabled() {
+                    tracing::debug!(%peer, "not reached directly: holes are punched from now on");
+                    punching.enable(dcutr::Behaviour::new(local));
+                }
+            }
             SwarmEvent::ExternalAddrExpired { address } => {
                 self.addresses.send_modify(|addresses| {
                     addresses.external.retain(|external| external != address);
@@ -546,6 +589,10 @@ impl<B: NetworkBehaviour> Node<B> {
 
     /// Tells the world of a bound address, as configured.
     fn advertise(&mut self, bound: &Multiaddr) {
+        // A circuit's port is the relay's; and who is in the cluster knows its relays.
+        if is_relayed(bound) {
+            return;
+        }
         let hosts = [
             self.outside.ip.map(Protocol::from),
             self.outside
@@ -606,6 +653,9 @@ impl<B: NetworkBehaviour> Stream for Node<B> {
 /// Whether nobody listens on a TCP address. libp2p shares the ports that it listens on, so that it
 /// can dial from them; a second node there would take half of the first one's connections.
 fn is_free(address: &Multiaddr) -> io::Result<()> {
+    if is_relayed(address) {
+        return Ok(());
+    }
     let mut parts = address.iter();
     let (ip, port) = match (parts.next(), parts.next()) {
         (Some(Protocol::Ip4(ip)), Some(Protocol::Tcp(port))) => (IpAddr::V4(ip), port),
@@ -628,7 +678,7 @@ fn is_free(address: &Multiaddr) -> io::Result<()> {
 fn transport(
     config: &NodeConfig,
     context: &P2PContext,
-    relay: Option<relay::client::Transport>,
+    relay: Option<relay::Transport>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NodeError> {
     let secure = Secure {
         noise: noise::Config::new(&config.key)?,
@@ -664,7 +714,7 @@ fn transport(
     Ok(match relay {
         None => direct,
         Some(relay) => secure
-            .over(relay.map_err(io::Error::other))
+            .over(relay.map_err(io::Error::from))
             .or_transport(direct)
             .map(|either, _| either.into_inner())
             .map_err(Either::into_inner)

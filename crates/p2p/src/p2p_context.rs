@@ -7,8 +7,8 @@
 //!   connections, the identify and ping wrappers for what they learn, the dialer for its plans.
 //! - **Wake-ups:** every write replaces the `Arc<View>` in a `watch` channel, which wakes whoever
 //!   waits. The round-trip time of a path lives in an atomic beside it and wakes nobody.
-//! - **Bounds:** known peers are given at construction; at most [`MAX_STRANGERS`] others are
-//!   remembered, and only while connected. Per peer at most [`MAX_ADDRESSES`] addresses,
+//! - **Bounds:** known peers are given at construction, relays by the node, at most [`MAX_RELAYS`];
+//!   at most [`MAX_STRANGERS`] others are remembered, and only while connected. Per peer at most [`MAX_ADDRESSES`] addresses,
 //!   [`MAX_FAILURES`] failures and [`MAX_PROTOCOLS`] protocol ids.
 //! - **Disconnect:** a path leaves the view in the same call that tells the swarm's behaviours.
 //! - **Cancellation:** every wait may be dropped at any await; nothing is lost.
@@ -29,7 +29,11 @@ use libp2p::{
 };
 use tokio::sync::watch;
 
-use crate::{addr::Transport, metrics::Metrics};
+use crate::{
+    addr::Transport,
+    metrics::Metrics,
+    relay::{Limit, Refusal, ReserveError},
+};
 
 /// Peers outside the cluster that are remembered while connected; chosen freely, a node has a
 /// few relays. Connections beyond it work, they are only not shown.
@@ -40,6 +44,8 @@ pub const MAX_ADDRESSES: usize = 16;
 pub const MAX_FAILURES: usize = 8;
 /// Protocol ids kept per peer; Charon lists about twenty.
 pub const MAX_PROTOCOLS: usize = 128;
+/// Relays that a node uses; an operator configures two or three.
+pub const MAX_RELAYS: usize = 16;
 
 /// The node that feeds a context is gone; nothing will change any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +81,8 @@ struct Shared {
 pub struct View {
     /// The cluster's peers in cluster order, without or with the local one, as given.
     pub order: Arc<[PeerId]>,
+    /// The relays in the order of the configuration.
+    pub relays: Vec<Arc<RelayView>>,
     peers: BTreeMap<PeerId, Arc<PeerView>>,
     strangers: usize,
     gone: bool,
@@ -87,6 +95,8 @@ pub struct PeerView {
     pub id: PeerId,
     /// Whether it is one of the cluster.
     pub known: bool,
+    /// Whether it is one of the relays that are in use now.
+    pub relay: bool,
     /// Its open connections, oldest first.
     pub paths: Vec<Arc<Path>>,
     /// Addresses learned from identify, filtered and capped.
@@ -97,6 +107,81 @@ pub struct PeerView {
     pub failures: Vec<Failure>,
     /// What the dialer is doing about it.
     pub dialing: DialState,
+}
+
+/// One configured relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayView {
+    /// How it was configured: its URL, or its address.
+    pub name: Arc<str>,
+    /// Who it is now; `None` until its URL was resolved. It may change.
+    pub peer: Option<PeerId>,
+    /// Where it is, without a trailing peer id.
+    pub addresses: Vec<Multiaddr>,
+    /// Why it could not be resolved the last time; what was known before stays.
+    pub problem: Option<Arc<crate::bootnode::ResolveError>>,
+    /// The reservation on it.
+    pub reservation: ReservationState,
+}
+
+impl RelayView {
+    /// Whether others can reach us through it now.
+    pub fn is_reserved(&self) -> bool {
+        matches!(self.reservation, ReservationState::Reserved { .. })
+    }
+}
+
+impl RelayView {
+    /// Where it stands, for people.
+    fn trouble(&self) -> String {
+        match (&self.problem, &self.reservation) {
+            (Some(problem), _) => problem.to_string(),
+            (None, ReservationState::Waiting { cause, .. }) => cause.to_string(),
+            (None, ReservationState::Resolving) => "not resolved yet".to_owned(),
+            (None, ReservationState::Dialing) => "being dialled".to_owned(),
+            (None, ReservationState::Lost) => "lost, being dialled".to_owned(),
+            (None, ReservationState::Connected | ReservationState::Reserving) => {
+                "being asked for a reservation".to_owned()
+            }
+            (None, ReservationState::Reserved { .. }) => "reserved".to_owned(),
+        }
+    }
+}
+
+/// Where the reservation on a relay stands.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ReservationState {
+    /// It is not known yet who the relay is.
+    #[default]
+    Resolving,
+    /// There is no connection to it; it is being dialled.
+    Dialing,
+    /// Connected; the reservation is about to be asked for.
+    Connected,
+    /// It was asked for.
+    Reserving,
+    /// It is held.
+    Reserved {
+        /// Since when, without a gap.
+        since: Instant,
+        /// Until when, unless it is renewed.
+        until: Instant,
+        /// What the relay allows each circuit.
+        limit: Option<Limit>,
+        /// Why the last attempt to renew it failed.
+        trouble: Option<ReserveError>,
+    },
+    /// It was held, and the connection that it hung on is gone.
+    Lost,
+    /// The relay refused or did not answer; it is asked again at `until`.
+    Waiting {
+        /// When.
+        until: Instant,
+        /// Failures since the last success.
+        attempts: u32,
+        /// What the relay said.
+        cause: ReserveError,
+    },
 }
 
 /// What identify reported of a peer.
@@ -251,6 +336,26 @@ pub enum FailureCause {
     /// closed it.
     #[error("closed during the handshake (is this node in the peer's cluster file?)")]
     Handshake,
+    /// It holds no reservation on that relay, so that the relay cannot reach it.
+    #[error("not on relay {relay} (is the node running, and does it use this relay?)")]
+    NoReservation {
+        /// The relay.
+        relay: PeerId,
+    },
+    /// The relay did not connect us to it.
+    #[error("relay {relay} refused: {refusal}")]
+    RelayRefused {
+        /// The relay.
+        relay: PeerId,
+        /// What it said.
+        refusal: Refusal,
+    },
+    /// The relay was not connected, or its connection was lost meanwhile.
+    #[error("relay {relay} is not connected")]
+    RelayNotConnected {
+        /// The relay.
+        relay: PeerId,
+    },
     /// Our own gate or limits refused.
     #[error("refused by this node's own limits")]
     Denied,
@@ -292,6 +397,17 @@ pub enum WhyNotConnected {
     NoAddress {
         /// The peer asked for.
         peer: PeerId,
+    },
+    /// No address is known, and no relay is connected through which it could be reached.
+    #[error(
+        "peer {peer} has no known address, and no relay is connected{}",
+        told(relays)
+    )]
+    NoRelay {
+        /// The peer asked for.
+        peer: PeerId,
+        /// The relays as they are.
+        relays: Vec<Arc<RelayView>>,
     },
     /// A dial is under way.
     #[error("peer {peer} is being dialled{}", said(last))]
@@ -341,17 +457,28 @@ fn said(last: &Option<Failure>) -> String {
     }
 }
 
+fn told(relays: &[Arc<RelayView>]) -> String {
+    let relay = |relay: &Arc<RelayView>| format!("; {}: {}", relay.name, relay.trouble());
+    relays.iter().map(relay).collect()
+}
+
 impl PeerView {
     fn new(id: PeerId, known: bool) -> Self {
         Self {
             id,
             known,
+            relay: false,
             paths: Vec::new(),
             addresses: Vec::new(),
             identified: None,
             failures: Vec::new(),
             dialing: DialState::Idle,
         }
+    }
+
+    /// Whether connections to it are wanted: a member of the cluster or a relay.
+    pub fn is_wanted(&self) -> bool {
+        self.known || self.relay
     }
 
     /// Whether any connection is open, relayed ones included.
@@ -389,6 +516,11 @@ impl View {
         self.peers.values()
     }
 
+    /// The relays that are in use and whose identity is known.
+    pub fn relay_peers(&self) -> impl Iterator<Item = &Arc<PeerView>> {
+        self.peers.values().filter(|peer| peer.relay)
+    }
+
     /// Whether a connection to the peer is open.
     pub fn is_connected(&self, id: &PeerId) -> bool {
         self.peer(id).is_some_and(|peer| peer.is_connected())
@@ -397,6 +529,22 @@ impl View {
     /// How many of the cluster's peers are connected.
     pub fn connected_known(&self) -> usize {
         self.known().filter(|peer| peer.is_connected()).count()
+    }
+
+    /// Remembers a peer as long as it is wanted or connected.
+    fn put(&mut self, state: PeerView) {
+        let is_stranger = |state: &PeerView| !state.is_wanted();
+        let peer = state.id;
+        let (remembered, stranger) = (
+            state.is_wanted() || state.is_connected(),
+            is_stranger(&state),
+        );
+        let before = match remembered {
+            true => self.peers.insert(peer, Arc::new(state)),
+            false => self.peers.remove(&peer),
+        };
+        self.strangers -= usize::from(before.is_some_and(|before| is_stranger(&before)));
+        self.strangers += usize::from(remembered && stranger);
     }
 
     /// Whether the node is gone.
@@ -470,6 +618,16 @@ impl P2PContext {
         self.view().peer(id).is_some_and(|peer| peer.known)
     }
 
+    /// Whether the peer is one of the relays that are in use now.
+    pub fn is_relay(&self, id: &PeerId) -> bool {
+        self.view().peer(id).is_some_and(|peer| peer.relay)
+    }
+
+    /// Whether connections to the peer are wanted: a member of the cluster or a relay.
+    pub fn is_wanted(&self, id: &PeerId) -> bool {
+        self.view().peer(id).is_some_and(|peer| peer.is_wanted())
+    }
+
     /// Waits until the predicate gives something, now or after a change.
     pub async fn wait_for<T>(
         &self,
@@ -507,7 +665,7 @@ impl P2PContext {
 
     /// Says that a connection to the peer is wanted now: clears the dialer's wait, not its bound.
     pub fn want(&self, peer: PeerId) {
-        if !self.is_known(&peer) {
+        if !self.is_wanted(&peer) {
             return;
         }
         self.shared.wanted.send_modify(|wanted| {
@@ -532,7 +690,13 @@ impl P2PContext {
         }
         let last = state.failures.last().cloned();
         Some(match state.dialing {
-            _ if !state.known => WhyNotConnected::Unknown { peer },
+            _ if !state.is_wanted() => WhyNotConnected::Unknown { peer },
+            DialState::NoAddress if state.known && !view.relays.is_empty() => {
+                WhyNotConnected::NoRelay {
+                    peer,
+                    relays: view.relays.clone(),
+                }
+            }
             DialState::NoAddress if last.is_none() => WhyNotConnected::NoAddress { peer },
             DialState::Idle | DialState::NoAddress => WhyNotConnected::Untried { peer, last },
             DialState::Dialing { .. } => WhyNotConnected::Dialing { peer, last },
@@ -582,11 +746,9 @@ pub(crate) struct Writer {
 impl Writer {
     fn modify(&self, peer: PeerId, change: impl FnOnce(&mut PeerView) -> bool) {
         self.context.shared.view.send_if_modified(|view| {
-            let known = match view.peers.get(&peer) {
-                Some(state) => state.known,
-                None if view.strangers >= MAX_STRANGERS => return false,
-                None => false,
-            };
+            if !view.peers.contains_key(&peer) && view.strangers >= MAX_STRANGERS {
+                return false;
+            }
             let mut state = match view.peers.get(&peer) {
                 Some(state) => (**state).clone(),
                 None => PeerView::new(peer, false),
@@ -594,14 +756,7 @@ impl Writer {
             if !change(&mut state) {
                 return false;
             }
-            let view = Arc::make_mut(view);
-            if known || state.is_connected() {
-                if view.peers.insert(peer, Arc::new(state)).is_none() {
-                    view.strangers += 1;
-                }
-            } else if view.peers.remove(&peer).is_some() {
-                view.strangers -= 1;
-            }
+            Arc::make_mut(view).put(state);
             true
         });
     }
@@ -709,7 +864,7 @@ impl Writer {
 
     pub(crate) fn failed(&self, peer: PeerId, failure: Failure) {
         self.modify(peer, |state| {
-            if !state.known {
+            if !state.is_wanted() {
                 return false;
             }
             state.remember(failure);
@@ -739,7 +894,7 @@ impl Writer {
             if !state.is_connected() {
                 return false;
             }
-            if state.known {
+            if state.is_wanted() {
                 state.addresses = addresses;
                 state.addresses.truncate(MAX_ADDRESSES);
             }
@@ -752,7 +907,7 @@ impl Writer {
 
     pub(crate) fn dialing(&self, peer: PeerId, dialing: DialState) {
         self.modify(peer, |state| {
-            let changed = state.known && state.dialing != dialing;
+            let changed = state.is_wanted() && state.dialing != dialing;
             if changed {
                 state.dialing = dialing;
             }
@@ -760,12 +915,78 @@ impl Writer {
         });
     }
 
+    /// The relays as they are configured, before anything is known of them.
+    pub(crate) fn relays(&self, names: impl IntoIterator<Item = Arc<str>>) {
+        let relays = names.into_iter().take(MAX_RELAYS).map(|name| {
+            Arc::new(RelayView {
+                name,
+                peer: None,
+                addresses: Vec::new(),
+                problem: None,
+                reservation: ReservationState::Resolving,
+            })
+        });
+        let relays = relays.collect();
+        self.context.shared.view.send_modify(|view| {
+            Arc::make_mut(view).relays = relays;
+        });
+    }
+
+    /// Changes one configured relay, and keeps the list of peers that are relays true.
+    pub(crate) fn relay(&self, index: usize, change: impl FnOnce(&mut RelayView)) {
+        let mut concerned = [None; 2];
+        self.context.shared.view.send_if_modified(|view| {
+            let Some(before) = view.relays.get(index) else {
+                return false;
+            };
+            let mut relay = (**before).clone();
+            change(&mut relay);
+            if relay == **before {
+                return false;
+            }
+            let peers = [before.peer, relay.peer];
+            concerned = peers;
+            let view = Arc::make_mut(view);
+            view.relays[index] = Arc::new(relay);
+            for peer in peers.into_iter().flatten() {
+                let in_use = view.relays.iter().any(|relay| relay.peer == Some(peer));
+                let mut state = match view.peers.get(&peer) {
+                    Some(state) if state.relay == in_use => continue,
+                    Some(state) => (**state).clone(),
+                    None => PeerView::new(peer, false),
+                };
+                state.relay = in_use;
+                view.put(state);
+            }
+            true
+        });
+        for peer in concerned.into_iter().flatten() {
+            self.measure_reservation(peer);
+        }
+    }
+
+    /// Where the reservation on a configured relay stands.
+    pub(crate) fn reservation(&self, index: usize, reservation: ReservationState) {
+        self.relay(index, |relay| relay.reservation = reservation);
+    }
+
+    /// A peer is a relay that is in use, or is none any more.
+    fn measure_reservation(&self, peer: PeerId) {
+        if let Some(metrics) = self.context.shared.metrics.get() {
+            let view = self.context.view();
+            let mut relays = view.relays.iter().filter(|relay| relay.peer == Some(peer));
+            let in_use = relays.clone().next().is_some();
+            let reserved = !view.is_gone() && relays.any(|relay| relay.is_reserved());
+            metrics.set_reserved(peer, in_use.then_some(reserved));
+        }
+    }
+
     pub(crate) fn gone(&self) {
         let before = self.context.view();
         self.context.shared.view.send_modify(|view| {
             let view = Arc::make_mut(view);
             view.gone = true;
-            view.peers.retain(|_, state| state.known);
+            view.peers.retain(|_, state| state.is_wanted());
             view.strangers = 0;
             for state in view.peers.values_mut() {
                 let state = Arc::make_mut(state);
@@ -773,6 +994,9 @@ impl Writer {
                 state.dialing = DialState::Idle;
             }
         });
+        for relay in before.relays.iter().filter_map(|relay| relay.peer) {
+            self.measure_reservation(relay);
+        }
         for peer in before.peers() {
             self.measure_connections(peer.id);
             if let Some(metrics) = self.context.metrics_of(&peer.id) {

@@ -4,6 +4,7 @@
 //! - [`RawPeer`] speaks any protocol by hand, as slowly, as much or as wrongly as a test wants.
 //! - [`Link`] forwards TCP connections until it is told to fall silent, to stall or to cut them;
 //!   [`UdpLink`] does so for QUIC.
+//! - [`TestRelay`] is a relay that can be killed and started again where it was.
 //!
 //! Everything that waits is bounded by [`LIMIT`]; see [`within`].
 
@@ -15,6 +16,7 @@
 mod link;
 mod node;
 mod raw;
+mod relay;
 
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ pub use self::{
     link::{Link, UdpLink},
     node::{TestNode, config, introduce, met},
     raw::RawPeer,
+    relay::TestRelay,
 };
 
 /// The longest that a test waits for one thing; far above what it takes on a loaded machine.

@@ -1,10 +1,12 @@
 //! Identify, recorded in the context before anybody hears of it.
 
-use libp2p::{Multiaddr, PeerId, identify, identity::PublicKey, multiaddr::Protocol};
+use libp2p::{
+    Multiaddr, PeerId, identify, identity::PublicKey, multiaddr::Protocol, swarm::FromSwarm,
+};
 
 use super::wrap::{Observe, Observed};
 use crate::{
-    addr::is_dialable,
+    addr::{is_dialable, is_relayed},
     p2p_context::{Identified, MAX_ADDRESSES, P2PContext, Writer},
 };
 
@@ -81,5 +83,15 @@ impl Observe<identify::Behaviour> for Recorder {
         tracing::debug!(%peer, %connection, agent = %who.agent, addresses = addresses.len(), "identified");
         self.writer.identified(peer, addresses, who);
         None
+    }
+
+    /// Circuits are not told: who is in the cluster knows its relays, and a Charon that learned of
+    /// one would dial it whichever side's turn it is (p2p spec, section 5.5). Charon tells none.
+    fn lets_hear(&self, event: &FromSwarm<'_>) -> bool {
+        match event {
+            FromSwarm::NewListenAddr(event) => !is_relayed(event.addr),
+            FromSwarm::ExpiredListenAddr(event) => !is_relayed(event.addr),
+            _ => true,
+        }
     }
 }

@@ -6,12 +6,12 @@
 )]
 
 use libp2p::{
-    autonat, connection_limits, relay,
+    autonat, connection_limits, dcutr,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
 use super::{identify, optional::OptionalBehaviour, ping};
-use crate::{conn_logger, dialer, gater, quic_upgrade::QuicUpgrade};
+use crate::{conn_logger, dialer, gater, quic_upgrade::QuicUpgrade, relay};
 
 /// The common behaviours around `inner`.
 ///
@@ -34,8 +34,12 @@ pub struct PlutoBehaviour<B: NetworkBehaviour> {
     pub ping: ping::Behaviour,
     /// Whether we are reachable; version 1, which is what Charon serves.
     pub autonat: autonat::Behaviour,
-    /// The half of the relay transport that is a behaviour; absent in servers.
-    pub relay: Toggle<relay::client::Behaviour>,
+    /// The half of the relay client that is a behaviour; absent in servers.
+    pub relay: Toggle<relay::Behaviour>,
+    /// Hole punching, begun by the side that accepted a circuit. It dials by itself, both sides at
+    /// one moment, which no planner could; where addresses can be dialled it only makes connections
+    /// that nobody needs. So it is switched on by the first peer that cannot be reached directly.
+    pub dcutr: OptionalBehaviour<dcutr::Behaviour>,
     /// TCP to QUIC.
     pub quic_upgrade: OptionalBehaviour<QuicUpgrade>,
     /// What the node is for.

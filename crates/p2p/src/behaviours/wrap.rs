@@ -18,6 +18,11 @@ pub trait Observe<B: NetworkBehaviour>: 'static {
 
     /// A connection is gone.
     fn closed(&mut self, _: ConnectionId) {}
+
+    /// Whether the behaviour is told of this.
+    fn lets_hear(&self, _: &FromSwarm<'_>) -> bool {
+        true
+    }
 }
 
 /// A behaviour and its observer.
@@ -89,7 +94,9 @@ impl<B: NetworkBehaviour, O: Observe<B>> NetworkBehaviour for Observed<B, O> {
         if let FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. }) = event {
             self.observer.closed(connection_id);
         }
-        self.inner.on_swarm_event(event);
+        if self.observer.lets_hear(&event) {
+            self.inner.on_swarm_event(event);
+        }
     }
 
     fn on_connection_handler_event(

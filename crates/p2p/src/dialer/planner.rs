@@ -1,12 +1,27 @@
-//! When to dial whom. A pure core: events and a time go in, dials come out.
+//! When to dial whom, and which way. A pure core: events and a time go in, dials come out.
+//!
+//! There are three ways to a member of the cluster, each with its own pace: its addresses, a circuit
+//! through a relay ([`RelayRouter`]), and QUIC in place of TCP ([`QuicUpgrade`]). Its addresses are
+//! tried while there is no direct connection, more patiently while there is a relayed one
+//! ([`ForceDirect`]); circuits while there is none at all. A relay is dialled at its addresses.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use libp2p::{Multiaddr, PeerId};
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use libp2p::{Multiaddr, PeerId, swarm::ConnectionId};
+use rand::{SeedableRng, rngs::SmallRng};
+
+use super::lane::{Lane, Pace};
+use crate::{
+    addr::Transport,
+    exchange::is_worse,
+    force_direct::ForceDirect,
+    p2p_context::Path,
+    quic_upgrade::QuicUpgrade,
+    relay::{RelayRouter, Routes, Via},
+};
 
 /// First wait after a failure.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(250);
@@ -20,8 +35,8 @@ pub const GRACE: Duration = Duration::from_millis(200);
 pub const MIN_SPACING: Duration = Duration::from_millis(100);
 /// Dials under way at once.
 pub const MAX_DIALING: usize = 32;
-/// Dials to one peer under way at once: a second one goes to addresses that were learned while the
-/// first, perhaps to a dead address that only a time-out ends, is under way.
+/// Dials to the addresses of one peer under way at once: a second one goes to addresses that were
+/// learned while the first, perhaps to a dead address that only a time-out ends, is under way.
 pub const MAX_DIALING_PER_PEER: usize = 2;
 
 /// A connection that lasted shorter than this counts as a failed attempt: a peer whose gate is
@@ -31,13 +46,75 @@ pub const STABLE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(BACKOFF_MAX.as_millis() * 6 / 5 < 5000);
 
+const PACE: Pace = Pace {
+    min: BACKOFF_MIN,
+    max: BACKOFF_MAX,
+};
+
+/// One dial, from [`Planner::next_action`] until its end is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attempt(u64);
+
+/// What a dial is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To the peer's addresses; there is no connection.
+    Direct,
+    /// Through a relay; there is no connection.
+    Relayed {
+        /// The relay.
+        relay: PeerId,
+    },
+    /// To the peer's addresses; it is connected through relays only.
+    ForceDirect,
+    /// To the peer's QUIC addresses; it is connected over TCP.
+    QuicUpgrade,
+}
+
 /// A dial to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dial {
+    /// For telling its end.
+    pub attempt: Attempt,
     /// Whom.
     pub peer: PeerId,
+    /// What for.
+    pub way: Way,
     /// Where, all at once; the transport staggers them.
     pub addresses: Vec<Multiaddr>,
+}
+
+/// Why a dial came to nothing, as far as the plan depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The peer has no reservation on the relay yet.
+    NotYet,
+    /// Anything else.
+    Other,
+}
+
+/// What came of a policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A peer that was connected through relays only answers on a direct connection.
+    Direct {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// It answers over QUIC, and new streams go there.
+    Quic {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// It answers over QUIC, but slower than over TCP.
+    QuicIsWorse {
+        /// The connection, which is not used.
+        connection: ConnectionId,
+        /// The round-trip time over QUIC.
+        quic: Duration,
+        /// That over TCP.
+        tcp: Duration,
+    },
 }
 
 /// What the plan for one peer is.
@@ -45,7 +122,7 @@ pub struct Dial {
 pub enum Plan {
     /// Connected.
     Connected,
-    /// There is nowhere to dial.
+    /// There is nowhere to dial, and no relay is connected.
     NoAddress,
     /// A dial is under way.
     Dialing {
@@ -61,28 +138,66 @@ pub enum Plan {
     },
 }
 
-/// Plans dials to the peers of a cluster, for ever.
+/// An open connection, as far as the plan depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Whether it goes through a relay.
+    pub relayed: bool,
+    /// Its transport.
+    pub transport: Transport,
+    /// The round-trip time once a ping has come back.
+    pub rtt: Option<Duration>,
+}
+
+impl From<&Path> for Open {
+    fn from(path: &Path) -> Self {
+        Self {
+            connection: path.connection,
+            relayed: path.is_relayed(),
+            transport: path.transport,
+            rtt: path.rtt(),
+        }
+    }
+}
+
+/// Plans dials to the peers of a cluster and to its relays, for ever.
 #[derive(Debug)]
 pub struct Planner {
     local: PeerId,
     jitter: SmallRng,
     targets: BTreeMap<PeerId, Target>,
+    router: RelayRouter,
+    rules: Rules,
+    attempts: BTreeMap<Attempt, (PeerId, Way)>,
+    next_attempt: u64,
+    outcomes: Vec<(PeerId, Outcome)>,
+}
+
+/// Which ways are allowed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rules {
+    /// TCP is replaced by QUIC.
+    upgrades: bool,
+    /// Members are reached through relays only.
+    relayed_only: bool,
 }
 
 #[derive(Debug)]
 struct Target {
+    member: bool,
     addresses: Vec<Multiaddr>,
-    connections: usize,
+    open: Vec<Open>,
     /// When the first of them was made.
     since: Instant,
-    dialing: usize,
+    direct: Lane,
     /// Learned while a dial was under way.
     fresh: Vec<Multiaddr>,
-    attempts: u32,
-    last: Option<Instant>,
     /// Until then the dial is the other side's to make.
     grace_until: Instant,
-    next: Instant,
+    routes: Routes,
+    quic: Lane,
 }
 
 impl Planner {
@@ -93,34 +208,61 @@ impl Planner {
         now: Instant,
         seed: u64,
     ) -> Self {
-        let targets = peers
-            .into_iter()
-            .filter(|peer| *peer != local)
-            .map(|peer| {
-                let target = Target {
-                    addresses: Vec::new(),
-                    connections: 0,
-                    since: now,
-                    dialing: 0,
-                    fresh: Vec::new(),
-                    attempts: 0,
-                    last: None,
-                    grace_until: now,
-                    next: now,
-                };
-                (peer, target)
-            })
-            .collect();
+        let others = peers.into_iter().filter(|peer| *peer != local);
         Self {
             local,
             jitter: SmallRng::seed_from_u64(seed),
-            targets,
+            targets: others.map(|peer| (peer, Target::new(true, now))).collect(),
+            router: RelayRouter::default(),
+            rules: Rules::default(),
+            attempts: BTreeMap::new(),
+            next_attempt: 0,
+            outcomes: Vec::new(),
         }
+    }
+
+    /// The relays to be connected are these, and those that are connected now are routes.
+    pub fn handle_relays(
+        &mut self,
+        relays: impl IntoIterator<Item = PeerId>,
+        connected: Vec<Via>,
+        now: Instant,
+    ) {
+        let relays: Vec<_> = relays.into_iter().collect();
+        self.targets
+            .retain(|peer, target| target.member || relays.contains(peer));
+        for relay in relays {
+            if relay != self.local {
+                self.targets
+                    .entry(relay)
+                    .or_insert_with(|| Target::new(false, now));
+            }
+        }
+        let reserved = self.router.update(connected);
+        let local = self.local;
+        let targets = self.targets.iter_mut().filter(|(_, target)| target.member);
+        for (peer, target) in targets {
+            let grace = route_grace(local, *peer);
+            target.routes.follow(&self.router, grace, now);
+            for relay in &reserved {
+                target.routes.reserved(*relay, now);
+            }
+        }
+    }
+
+    /// Whether TCP is to be replaced by QUIC.
+    pub fn handle_upgrades(&mut self, wanted: bool) {
+        self.rules.upgrades = wanted;
+    }
+
+    /// Dials members through relays only.
+    pub fn relayed_only(&mut self) {
+        self.rules.relayed_only = true;
     }
 
     /// The peer is to be found there. New addresses clear the wait.
     pub fn handle_addresses(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, now: Instant) {
-        let grace = self.grace(peer);
+        let grace = grace(self.local, peer);
         let Some(target) = self.targets.get_mut(&peer) else {
             return;
         };
@@ -130,147 +272,334 @@ impl Planner {
             .cloned()
             .collect();
         target.addresses = addresses;
-        if !news.is_empty() && target.connections == 0 {
-            if target.dialing > 0 {
+        if !news.is_empty() && !target.is_direct() {
+            if target.direct.dialing > 0 {
                 target.fresh = news;
             }
-            target.attempts = 0;
-            target.grace_until = now + grace;
-            target.next = target.grace_until;
+            target.expect_direct(grace, now);
         }
     }
 
-    /// A connection is open, whoever made it.
-    pub fn handle_connected(&mut self, peer: PeerId, now: Instant) {
-        if let Some(target) = self.targets.get_mut(&peer) {
-            if target.connections == 0 {
-                target.since = now;
-            }
-            target.connections += 1;
-        }
-    }
-
-    /// A connection is closed. The last one is followed by a dial, at once if it was a good one.
-    pub fn handle_disconnected(&mut self, peer: PeerId, now: Instant) {
-        let grace = self.grace(peer);
+    /// The open connections to a peer are these. The last one lost is followed by a dial, at once if
+    /// it was a good one.
+    pub fn handle_open(&mut self, peer: PeerId, open: Vec<Open>, now: Instant) {
+        let (local, upgrades) = (self.local, self.rules.upgrades);
         let Some(target) = self.targets.get_mut(&peer) else {
             return;
         };
-        target.connections = target.connections.saturating_sub(1);
-        if target.connections > 0 {
+        let before = std::mem::replace(&mut target.open, open);
+        if before.is_empty() && !target.open.is_empty() {
+            target.since = now;
+        }
+        let was_direct = before.iter().any(|open| !open.relayed);
+        if target.open.is_empty() && !before.is_empty() {
+            if now.saturating_duration_since(target.since) >= STABLE {
+                target.expect_direct(grace(local, peer), now);
+                target.routes.reset(route_grace(local, peer), now);
+            } else {
+                target.direct.back_off(now, PACE, &mut self.jitter);
+                target.routes.back_off(now, &mut self.jitter);
+            }
+        } else if !target.open.is_empty()
+            && !target.is_direct()
+            && (was_direct || before.is_empty())
+        {
+            // Only relayed ones are left, or there.
+            target.expect_direct(grace(local, peer), now);
+        }
+        target.prove(peer, &before, upgrades, &mut self.outcomes, now, local);
+    }
+
+    /// The dial made its connection, or somebody else had the same idea: not a failure.
+    pub fn handle_dialed(&mut self, attempt: Attempt) {
+        let Some((peer, way)) = self.attempts.remove(&attempt) else {
             return;
-        }
-        if now.saturating_duration_since(target.since) >= STABLE {
-            target.attempts = 0;
-            target.grace_until = now + grace;
-            target.next = target.grace_until;
-        } else {
-            target.back_off(now, &mut self.jitter);
+        };
+        if let Some(target) = self.targets.get_mut(&peer) {
+            match way {
+                Way::Direct | Way::ForceDirect => target.direct.end(),
+                Way::Relayed { relay } => target.routes.dialed(relay),
+                Way::QuicUpgrade => target.quic.end(),
+            }
         }
     }
 
-    /// The dial that was planned succeeded.
-    pub fn handle_dialed(&mut self, peer: PeerId) {
-        if let Some(target) = self.targets.get_mut(&peer) {
-            target.dialing = target.dialing.saturating_sub(1);
-        }
-    }
-
-    /// The dial that was planned failed.
-    pub fn handle_failed(&mut self, peer: PeerId, now: Instant) {
-        if let Some(target) = self.targets.get_mut(&peer) {
-            target.dialing = target.dialing.saturating_sub(1);
-            target.back_off(now, &mut self.jitter);
+    /// The dial failed.
+    pub fn handle_failed(&mut self, attempt: Attempt, cause: Cause, now: Instant) {
+        let Some((peer, way)) = self.attempts.remove(&attempt) else {
+            return;
+        };
+        let Some(target) = self.targets.get_mut(&peer) else {
+            return;
+        };
+        let jitter = &mut self.jitter;
+        match way {
+            Way::Direct | Way::ForceDirect => {
+                let pace = match target.open.is_empty() {
+                    true => PACE,
+                    false => ForceDirect::PACE,
+                };
+                target.direct.end();
+                target.direct.back_off(now, pace, jitter);
+            }
+            Way::Relayed { relay } => {
+                let not_yet = cause == Cause::NotYet;
+                target.routes.failed(relay, not_yet, now, jitter);
+            }
+            Way::QuicUpgrade => {
+                target.quic.end();
+                target.quic.back_off(now, QuicUpgrade::PACE, jitter);
+            }
         }
     }
 
     /// Somebody waits for the peer: the back-off ends, the spacing stays, and so does the grace, or
     /// two nodes that want each other at once would both dial.
     pub fn handle_wanted(&mut self, peer: PeerId, now: Instant) {
-        if let Some(target) = self.targets.get_mut(&peer) {
-            let spaced = target.last.map_or(now, |last| last + MIN_SPACING);
-            let earliest = now.max(spaced).max(target.grace_until);
-            target.next = target.next.min(earliest);
+        if let Some(target) = self.targets.get_mut(&peer)
+            && target.open.is_empty()
+        {
+            target
+                .direct
+                .hasten(now.max(target.grace_until), MIN_SPACING);
+            target.routes.hasten(now);
         }
+    }
+
+    /// What came of the policies since the last call.
+    pub fn outcomes(&mut self) -> std::vec::Drain<'_, (PeerId, Outcome)> {
+        self.outcomes.drain(..)
     }
 
     /// The next dial that is due.
     pub fn next_action(&mut self, now: Instant) -> Option<Dial> {
-        if self.dialing() >= MAX_DIALING {
+        if self.attempts.len() >= MAX_DIALING {
             return None;
         }
-        let (peer, target) = self
-            .targets
-            .iter_mut()
-            .find(|(_, target)| target.is_waiting() && target.next <= now)?;
-        let addresses = match target.dialing {
-            0 => target.addresses.clone(),
-            _ => target.fresh.clone(),
-        };
-        target.fresh.clear();
-        target.dialing += 1;
-        target.last = Some(now);
+        let (router, rules) = (&self.router, self.rules);
+        let mut targets = self.targets.iter_mut();
+        let (peer, way, addresses) = targets.find_map(|(peer, target)| {
+            let (way, addresses) = target.begin(*peer, router, rules, now)?;
+            Some((*peer, way, addresses))
+        })?;
+        let attempt = Attempt(self.next_attempt);
+        self.next_attempt += 1;
+        self.attempts.insert(attempt, (peer, way));
         Some(Dial {
-            peer: *peer,
+            attempt,
+            peer,
+            way,
             addresses,
         })
     }
 
     /// When to ask again if nothing happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        if self.dialing() >= MAX_DIALING {
+        if self.attempts.len() >= MAX_DIALING {
             return None;
         }
-        let waiting = self.targets.values().filter(|target| target.is_waiting());
-        waiting.map(|target| target.next).min()
+        let targets = self.targets.values();
+        let deadlines = targets.flat_map(|target| target.deadlines(&self.router, self.rules));
+        deadlines.min()
     }
 
     /// What is planned for a peer; `None` for one that is no target.
     pub fn plan(&self, peer: &PeerId) -> Option<Plan> {
         let target = self.targets.get(peer)?;
-        Some(if target.connections > 0 {
+        let addresses = target.addresses.len();
+        Some(if !target.open.is_empty() {
             Plan::Connected
-        } else if target.dialing > 0 {
-            Plan::Dialing {
-                addresses: target.addresses.len(),
-            }
-        } else if target.addresses.is_empty() {
-            Plan::NoAddress
+        } else if target.direct.dialing + target.routes.dialing() > 0 {
+            Plan::Dialing { addresses }
         } else {
-            Plan::At {
-                at: target.next,
-                attempts: target.attempts,
+            let deadlines = target.deadlines(&self.router, self.rules);
+            match deadlines.min() {
+                None => Plan::NoAddress,
+                Some(at) => Plan::At {
+                    at,
+                    attempts: match addresses {
+                        0 => target.routes.attempts(),
+                        _ => target.direct.attempts,
+                    },
+                },
             }
         })
     }
+}
 
-    fn dialing(&self) -> usize {
-        self.targets.values().map(|target| target.dialing).sum()
-    }
-
-    fn grace(&self, peer: PeerId) -> Duration {
-        if self.local.to_bytes() < peer.to_bytes() {
-            Duration::ZERO
-        } else {
-            GRACE
-        }
+/// How long a dial to the peer's addresses is left to the other side. A relay never dials.
+fn grace(local: PeerId, peer: PeerId) -> Duration {
+    match dials_first(local, peer) {
+        true => Duration::ZERO,
+        false => GRACE,
     }
 }
 
+/// The same for a circuit.
+fn route_grace(local: PeerId, peer: PeerId) -> Duration {
+    match dials_first(local, peer) {
+        true => Duration::ZERO,
+        false => RelayRouter::GRACE,
+    }
+}
+
+/// Raw bytes, as Charon compares them (p2p spec, section 1.3).
+fn dials_first(local: PeerId, peer: PeerId) -> bool {
+    local.to_bytes() < peer.to_bytes()
+}
+
 impl Target {
-    fn back_off(&mut self, now: Instant, jitter: &mut SmallRng) {
-        let spread: u32 = jitter.random_range(80..=120);
-        let backoff = BACKOFF_MIN * 2u32.pow(self.attempts.min(8));
-        self.attempts = self.attempts.saturating_add(1);
-        self.next = now + backoff.min(BACKOFF_MAX) * spread / 100;
+    fn new(member: bool, now: Instant) -> Self {
+        Self {
+            member,
+            addresses: Vec::new(),
+            open: Vec::new(),
+            since: now,
+            direct: Lane::new(now),
+            fresh: Vec::new(),
+            grace_until: now,
+            routes: Routes::new(now),
+            quic: Lane::new(now),
+        }
     }
 
-    fn is_waiting(&self) -> bool {
-        self.connections == 0
-            && match self.dialing {
+    fn is_direct(&self) -> bool {
+        self.open.iter().any(|open| !open.relayed)
+    }
+
+    /// Its addresses are tried anew.
+    fn expect_direct(&mut self, grace: Duration, now: Instant) {
+        let grace = match self.member {
+            true => grace,
+            false => Duration::ZERO,
+        };
+        self.grace_until = now + grace;
+        self.direct.reset(self.grace_until);
+    }
+
+    fn quic_addresses(&self) -> impl Iterator<Item = &Multiaddr> {
+        let addresses = self.addresses.iter();
+        addresses.filter(|address| Transport::of(address) == Transport::Quic)
+    }
+
+    /// The proven direct connection over a transport that is the fastest.
+    fn proven(&self, transport: Transport) -> Option<(ConnectionId, Duration)> {
+        let open = self.open.iter();
+        let proven = open.filter(|open| !open.relayed && open.transport == transport);
+        proven
+            .filter_map(|open| Some((open.connection, open.rtt?)))
+            .min_by_key(|(_, rtt)| *rtt)
+    }
+
+    fn wants_direct(&self, rules: Rules) -> bool {
+        let forbidden = rules.relayed_only && self.member;
+        !(forbidden || self.is_direct())
+            && match self.direct.dialing {
                 0 => !self.addresses.is_empty(),
                 dialing => dialing < MAX_DIALING_PER_PEER && !self.fresh.is_empty(),
             }
+    }
+
+    fn wants_route(&self) -> bool {
+        self.member && self.open.is_empty()
+    }
+
+    fn wants_quic(&self, rules: Rules) -> bool {
+        let direct = |open: &&Open| !open.relayed && open.transport == Transport::Quic;
+        rules.upgrades
+            && self.member
+            && self.quic.dialing == 0
+            && self.proven(Transport::Tcp).is_some()
+            && !self.open.iter().any(|open| direct(&open))
+            && self.quic_addresses().next().is_some()
+    }
+
+    fn deadlines(&self, router: &RelayRouter, rules: Rules) -> impl Iterator<Item = Instant> {
+        let direct = self.wants_direct(rules).then_some(self.direct.next);
+        let route = self.wants_route().then(|| self.routes.deadline(router));
+        let quic = self.wants_quic(rules).then_some(self.quic.next);
+        [direct, route.flatten(), quic].into_iter().flatten()
+    }
+
+    fn begin(
+        &mut self,
+        peer: PeerId,
+        router: &RelayRouter,
+        rules: Rules,
+        now: Instant,
+    ) -> Option<(Way, Vec<Multiaddr>)> {
+        if self.wants_direct(rules) && self.direct.next <= now {
+            let addresses = match self.direct.dialing {
+                0 => self.addresses.clone(),
+                _ => self.fresh.clone(),
+            };
+            self.fresh.clear();
+            self.direct.begin(now);
+            let way = match self.open.is_empty() {
+                true => Way::Direct,
+                false => Way::ForceDirect,
+            };
+            return Some((way, addresses));
+        }
+        if self.wants_route()
+            && let Some((relay, address)) = self.routes.begin(router, peer, now)
+        {
+            return Some((Way::Relayed { relay }, vec![address]));
+        }
+        if self.wants_quic(rules) && self.quic.next <= now {
+            self.quic.begin(now);
+            return Some((Way::QuicUpgrade, self.quic_addresses().cloned().collect()));
+        }
+        None
+    }
+
+    /// Looks at what has been proven since.
+    fn prove(
+        &mut self,
+        peer: PeerId,
+        before: &[Open],
+        upgrades: bool,
+        outcomes: &mut Vec<(PeerId, Outcome)>,
+        now: Instant,
+        local: PeerId,
+    ) {
+        let was_proven = |connection| {
+            let mut before = before.iter();
+            before.any(|open| open.connection == connection && open.rtt.is_some())
+        };
+        let direct = |open: &&Open| !open.relayed && open.rtt.is_some();
+        let fresh: Vec<_> = self.open.iter().filter(direct).copied().collect();
+        let relayed = before.iter().any(|open| open.relayed);
+        let had_direct = before.iter().any(|open| direct(&open));
+        for open in fresh.iter().filter(|open| !was_proven(open.connection)) {
+            let connection = open.connection;
+            if relayed && !had_direct {
+                outcomes.push((peer, Outcome::Direct { connection }));
+            }
+            match (open.transport, self.proven(Transport::Tcp)) {
+                (Transport::Quic, Some((_, tcp))) if upgrades => {
+                    let quic = open.rtt.unwrap_or_default();
+                    outcomes.push(if is_worse(quic, tcp) {
+                        self.quic.next = now + QuicUpgrade::BACKOFF_MAX;
+                        let worse = Outcome::QuicIsWorse {
+                            connection,
+                            quic,
+                            tcp,
+                        };
+                        (peer, worse)
+                    } else {
+                        self.quic.reset(now);
+                        (peer, Outcome::Quic { connection })
+                    });
+                }
+                // The other side may have the same idea.
+                (Transport::Tcp, _) => {
+                    let soon = now + grace(local, peer);
+                    self.quic.next = self.quic.next.max(soon);
+                }
+                _ => {}
+            }
+        }
     }
 }
 
@@ -302,9 +631,9 @@ mod tests {
 
         let mut waits = Vec::new();
         for _ in 0..12 {
-            assert!(planner.next_action(now).is_some());
+            let dial = planner.next_action(now).unwrap();
             assert_eq!(planner.next_action(now), None, "one dial at a time");
-            planner.handle_failed(large, now);
+            planner.handle_failed(dial.attempt, Cause::Other, now);
             let next = planner.next_deadline().unwrap();
             waits.push(next - now);
             now = next;
@@ -313,13 +642,13 @@ mod tests {
         assert!(waits.iter().all(|wait| *wait <= BACKOFF_MAX * 6 / 5));
         assert!(waits[11] >= BACKOFF_MAX * 4 / 5);
 
-        assert!(planner.next_action(now).is_some());
-        planner.handle_dialed(large);
-        planner.handle_connected(large, now);
+        let dial = planner.next_action(now).unwrap();
+        planner.handle_dialed(dial.attempt);
+        planner.handle_open(large, vec![direct(1)], now);
         assert_eq!(planner.plan(&large), Some(Plan::Connected));
         assert_eq!(planner.next_deadline(), None);
         now += STABLE;
-        planner.handle_disconnected(large, now);
+        planner.handle_open(large, vec![], now);
         assert!(planner.next_action(now).is_some(), "lost: dialled at once");
     }
 
@@ -330,11 +659,11 @@ mod tests {
         let mut planner = planner(small, large, now);
 
         for attempt in 0..4 {
-            assert!(planner.next_action(now).is_some());
-            planner.handle_dialed(large);
-            planner.handle_connected(large, now);
+            let dial = planner.next_action(now).unwrap();
+            planner.handle_dialed(dial.attempt);
+            planner.handle_open(large, vec![direct(1)], now);
             now += STABLE - NANO;
-            planner.handle_disconnected(large, now);
+            planner.handle_open(large, vec![], now);
             let wait = BACKOFF_MIN * 2u32.pow(attempt);
             let next = planner.next_deadline().unwrap();
             assert!(next >= now + wait * 4 / 5 && next <= now + wait * 6 / 5);
@@ -357,8 +686,8 @@ mod tests {
         let (small, large) = pair();
         let t0 = Instant::now();
         let mut planner = planner(small, large, t0);
-        planner.next_action(t0).unwrap();
-        planner.handle_failed(large, t0);
+        let dial = planner.next_action(t0).unwrap();
+        planner.handle_failed(dial.attempt, Cause::Other, t0);
 
         planner.handle_wanted(large, t0);
 
@@ -387,11 +716,8 @@ mod tests {
         let (small, large) = pair();
         let t0 = Instant::now();
         let mut planner = planner(small, large, t0);
-        planner.handle_connected(large, t0);
-        planner.handle_connected(large, t0);
-
-        planner.handle_disconnected(large, t0);
-
+        planner.handle_open(large, vec![direct(1), direct(2)], t0);
+        planner.handle_open(large, vec![direct(2)], t0);
         assert_eq!(planner.next_action(t0 + GRACE), None);
     }
 
@@ -405,29 +731,258 @@ mod tests {
         assert_eq!(planner.next_action(t0), None);
     }
 
+    #[test]
+    fn a_relay_is_dialled_like_a_peer_and_by_whichever_side_we_are() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let mut planner = Planner::new(large, [], t0, 1);
+        planner.handle_relays([small], vec![], t0);
+        planner.handle_addresses(small, vec![address(1)], t0);
+        assert_eq!(planner.next_action(t0).unwrap().way, Way::Direct);
+
+        planner.handle_relays([], vec![], t0);
+        assert_eq!(planner.plan(&small), None, "one that is no longer a relay");
+    }
+
+    #[test]
+    fn the_nearest_relay_is_tried_first_and_the_next_beside_it_or_after_a_failure() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let (near, far) = (via(5), via(50));
+        let mut planner = Planner::new(small, [large], t0, 1);
+        planner.handle_relays([near.relay, far.relay], vec![far.clone(), near.clone()], t0);
+
+        let first = planner.next_action(t0).unwrap();
+        assert_eq!(first.way, Way::Relayed { relay: near.relay });
+        let circuit = format!(
+            "/ip4/127.0.0.1/tcp/9/p2p/{}/p2p-circuit/p2p/{large}",
+            near.relay
+        );
+        assert_eq!(first.addresses, [circuit.parse::<Multiaddr>().unwrap()]);
+        assert_eq!(planner.next_action(t0), None);
+        let second = planner.next_action(t0 + RelayRouter::STAGGER).unwrap();
+        assert_eq!(second.way, Way::Relayed { relay: far.relay });
+
+        let mut planner = Planner::new(small, [large], t0, 1);
+        planner.handle_relays([near.relay, far.relay], vec![near, far.clone()], t0);
+        let first = planner.next_action(t0).unwrap();
+        planner.handle_failed(first.attempt, Cause::Other, t0);
+        let second = planner.next_action(t0).unwrap();
+        assert_eq!(second.way, Way::Relayed { relay: far.relay });
+    }
+
+    #[test]
+    fn a_peer_without_a_reservation_is_asked_for_again_soon_and_then_less_often() {
+        let (small, large) = pair();
+        let mut now = Instant::now();
+        let via = via(5);
+        let mut planner = Planner::new(small, [large], now, 1);
+        planner.handle_relays([via.relay], vec![via], now);
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            let dial = planner.next_action(now).unwrap();
+            planner.handle_failed(dial.attempt, Cause::NotYet, now);
+            let next = planner.next_deadline().unwrap();
+            waits.push(next - now);
+            now = next;
+        }
+        assert!(waits[0] <= RelayRouter::NOT_YET_MIN * 6 / 5);
+        assert!(waits[9] >= RelayRouter::NOT_YET_MAX * 4 / 5);
+        assert!(
+            waits
+                .iter()
+                .all(|wait| *wait <= RelayRouter::NOT_YET_MAX * 6 / 5)
+        );
+    }
+
+    #[test]
+    fn the_larger_id_waits_for_a_circuit_unless_it_has_just_reserved() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let mut via = via(5);
+        let mut planner = Planner::new(large, [small], t0, 1);
+        planner.handle_relays([via.relay], vec![via.clone()], t0);
+        assert_eq!(planner.next_deadline(), Some(t0 + RelayRouter::GRACE));
+
+        via.reserved = Some(t0);
+        planner.handle_relays([via.relay], vec![via.clone()], t0);
+        assert_eq!(
+            planner.next_deadline(),
+            Some(t0 + RelayRouter::RESERVED_GRACE)
+        );
+        let dial = planner
+            .next_action(t0 + RelayRouter::RESERVED_GRACE)
+            .unwrap();
+        assert_eq!(dial.way, Way::Relayed { relay: via.relay });
+    }
+
+    #[test]
+    fn a_reservation_clears_the_wait_for_everybody() {
+        let (small, large) = pair();
+        let mut now = Instant::now();
+        let mut via = via(5);
+        let mut planner = Planner::new(small, [large], now, 1);
+        planner.handle_relays([via.relay], vec![via.clone()], now);
+        for _ in 0..10 {
+            let dial = planner.next_action(now).unwrap();
+            planner.handle_failed(dial.attempt, Cause::NotYet, now);
+            now = planner.next_deadline().unwrap();
+        }
+        let dial = planner.next_action(now).unwrap();
+        planner.handle_failed(dial.attempt, Cause::NotYet, now);
+        via.reserved = Some(now);
+        planner.handle_relays([via.relay], vec![via], now);
+        assert_eq!(
+            planner.next_deadline(),
+            Some(now + RelayRouter::RESERVED_GRACE)
+        );
+    }
+
+    #[test]
+    fn a_relayed_peer_is_dialled_directly_as_soon_as_its_address_is_known() {
+        let (small, large) = pair();
+        let mut now = Instant::now();
+        let mut planner = Planner::new(small, [large], now, 1);
+        planner.handle_open(large, vec![relayed(1)], now);
+        assert_eq!(planner.next_action(now), None);
+
+        planner.handle_addresses(large, vec![address(1)], now);
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            let dial = planner.next_action(now).unwrap();
+            assert_eq!(dial.way, Way::ForceDirect);
+            planner.handle_failed(dial.attempt, Cause::Other, now);
+            let next = planner.next_deadline().unwrap();
+            waits.push(next - now);
+            now = next;
+        }
+        assert!(waits[0] <= ForceDirect::BACKOFF_MIN * 6 / 5);
+        assert!(waits[9] >= ForceDirect::BACKOFF_MAX * 4 / 5);
+
+        planner.handle_open(large, vec![relayed(1), direct(2)], now);
+        assert_eq!(
+            planner.next_action(now + ForceDirect::BACKOFF_MAX * 2),
+            None
+        );
+        assert_eq!(planner.outcomes().count(), 0, "not proven");
+        planner.handle_open(large, vec![relayed(1), proven(2, Transport::Tcp, 5)], now);
+        let connection = direct(2).connection;
+        let outcomes: Vec<_> = planner.outcomes().collect();
+        assert_eq!(outcomes, [(large, Outcome::Direct { connection })]);
+    }
+
+    #[test]
+    fn a_node_that_is_to_use_relays_only_dials_relays_and_no_member() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let via = via(5);
+        let mut planner = planner(small, large, t0);
+        planner.relayed_only();
+        planner.handle_relays([via.relay], vec![], t0);
+        planner.handle_addresses(via.relay, vec![address(9)], t0);
+        assert_eq!(planner.next_action(t0).unwrap().peer, via.relay);
+        assert_eq!(planner.next_action(t0), None);
+        assert_eq!(planner.plan(&large), Some(Plan::NoAddress));
+        planner.handle_relays([via.relay], vec![via.clone()], t0);
+        let dial = planner.next_action(t0).unwrap();
+        assert_eq!(dial.way, Way::Relayed { relay: via.relay });
+    }
+
+    #[test]
+    fn tcp_is_replaced_by_quic_once_it_is_proven_and_only_when_it_is_wanted() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let quic: Multiaddr = "/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap();
+        let mut planner = Planner::new(small, [large], t0, 1);
+        planner.handle_addresses(large, vec![address(1), quic.clone()], t0);
+        planner.handle_open(large, vec![direct(1)], t0);
+        planner.handle_upgrades(true);
+        assert_eq!(planner.next_action(t0), None, "TCP is not proven");
+        planner.handle_upgrades(false);
+        planner.handle_open(large, vec![proven(1, Transport::Tcp, 10)], t0);
+        assert_eq!(planner.next_action(t0), None, "not wanted");
+
+        planner.handle_upgrades(true);
+        let dial = planner.next_action(t0).unwrap();
+        assert_eq!((dial.way, dial.addresses), (Way::QuicUpgrade, vec![quic]));
+        planner.handle_failed(dial.attempt, Cause::Other, t0);
+        let wait = planner.next_deadline().unwrap() - t0;
+        assert!(wait >= QuicUpgrade::BACKOFF_MIN * 4 / 5);
+    }
+
+    #[test]
+    fn quic_that_is_slower_is_given_up_for_long() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let quic: Multiaddr = "/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap();
+        for (rtt, better) in [(12, true), (121, false)] {
+            let mut planner = Planner::new(small, [large], t0, 1);
+            planner.handle_upgrades(true);
+            planner.handle_addresses(large, vec![quic.clone()], t0);
+            let tcp = proven(1, Transport::Tcp, 10);
+            planner.handle_open(large, vec![tcp], t0);
+            let dial = planner.next_action(t0).unwrap();
+            planner.handle_dialed(dial.attempt);
+            planner.handle_open(large, vec![tcp, proven(2, Transport::Quic, rtt)], t0);
+            let outcomes: Vec<_> = planner.outcomes().map(|(_, outcome)| outcome).collect();
+            let is_better = matches!(outcomes[..], [Outcome::Quic { .. }]);
+            assert_eq!(is_better, better, "{outcomes:?}");
+            planner.handle_open(large, vec![tcp], t0);
+            let soon = planner.next_action(t0 + QuicUpgrade::BACKOFF_MAX - NANO);
+            assert_eq!(soon.is_some(), better);
+        }
+    }
+
     proptest! {
-        /// Whatever happens, a peer that is not connected and has an address is dialled again.
+        /// Whatever happens, a peer that is not connected and can be found is dialled again.
         #[test]
-        fn no_state_is_without_a_way_out(events in proptest::collection::vec(0u8..6, 0..60)) {
+        fn no_state_is_without_a_way_out(
+            events in proptest::collection::vec((0u8..10, any::<bool>()), 0..80),
+            has_address in any::<bool>(),
+        ) {
             let (small, large) = pair();
             let mut now = Instant::now();
-            let mut planner = planner(small, large, now);
-            let mut open = 0;
-            for event in events {
+            let via = via(5);
+            let mut planner = Planner::new(small, [large], now, 7);
+            planner.handle_upgrades(true);
+            let mut under_way = Vec::new();
+            for (event, flag) in events {
                 now += Duration::from_millis(70);
                 match event {
-                    0 => { planner.handle_connected(large, now); open += 1 }
-                    1 if open > 0 => { planner.handle_disconnected(large, now); open -= 1 }
-                    2 => planner.handle_failed(large, now),
-                    3 => planner.handle_wanted(large, now),
-                    4 => planner.handle_dialed(large),
-                    _ => drop(planner.next_action(now)),
+                    0 => planner.handle_open(large, vec![direct(1)], now),
+                    1 => planner.handle_open(large, vec![relayed(1)], now),
+                    2 => planner.handle_open(large, vec![proven(1, Transport::Tcp, 1)], now),
+                    3 => planner.handle_open(large, vec![], now),
+                    4 => planner.handle_wanted(large, now),
+                    5 => if let Some(attempt) = under_way.pop() { planner.handle_dialed(attempt) },
+                    6 => if let Some(attempt) = under_way.pop() {
+                        let cause = if flag { Cause::NotYet } else { Cause::Other };
+                        planner.handle_failed(attempt, cause, now);
+                    },
+                    7 => {
+                        let connected = if flag { vec![via.clone()] } else { vec![] };
+                        planner.handle_relays([via.relay], connected, now);
+                    }
+                    8 => planner.handle_addresses(large, vec![address(u16::from(flag) + 1)], now),
+                    _ => {
+                        let dial = planner.next_action(now);
+                        let ours = dial.filter(|dial| dial.peer == large);
+                        under_way.extend(ours.map(|dial| dial.attempt));
+                    }
                 }
             }
-            for _ in 0..open { planner.handle_disconnected(large, now) }
-            planner.handle_failed(large, now);
-            planner.handle_failed(large, now);
+            planner.handle_open(large, vec![], now);
+            for attempt in under_way { planner.handle_failed(attempt, Cause::Other, now) }
+            match has_address {
+                true => planner.handle_addresses(large, vec![address(1)], now),
+                false => {
+                    planner.handle_addresses(large, vec![], now);
+                    planner.handle_relays([via.relay], vec![via], now);
+                }
+            }
             prop_assert!(planner.next_action(now + BACKOFF_MAX * 2).is_some());
+            let dialing = matches!(planner.plan(&large), Some(Plan::Dialing { .. }));
+            prop_assert!(dialing);
         }
     }
 
@@ -435,16 +990,52 @@ mod tests {
 
     fn pair() -> (PeerId, PeerId) {
         let (a, b) = (PeerId::random(), PeerId::random());
-        if a.to_bytes() < b.to_bytes() {
-            (a, b)
-        } else {
-            (b, a)
+        match a.to_bytes() < b.to_bytes() {
+            true => (a, b),
+            false => (b, a),
+        }
+    }
+
+    fn address(port: u16) -> Multiaddr {
+        format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap()
+    }
+
+    fn via(ms: u64) -> Via {
+        Via {
+            relay: PeerId::random(),
+            address: address(9),
+            rtt: Some(Duration::from_millis(ms)),
+            reserved: None,
+        }
+    }
+
+    fn direct(n: usize) -> Open {
+        Open {
+            connection: ConnectionId::new_unchecked(n),
+            relayed: false,
+            transport: Transport::Tcp,
+            rtt: None,
+        }
+    }
+
+    fn relayed(n: usize) -> Open {
+        Open {
+            relayed: true,
+            ..proven(n, Transport::Tcp, 1)
+        }
+    }
+
+    fn proven(n: usize, transport: Transport, ms: u64) -> Open {
+        Open {
+            transport,
+            rtt: Some(Duration::from_millis(ms)),
+            ..direct(n)
         }
     }
 
     fn planner(local: PeerId, peer: PeerId, now: Instant) -> Planner {
         let mut planner = Planner::new(local, [peer], now, 7);
-        planner.handle_addresses(peer, vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()], now);
+        planner.handle_addresses(peer, vec![address(1)], now);
         planner
     }
 }

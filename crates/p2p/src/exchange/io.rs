@@ -128,7 +128,7 @@ fn failed(error: proto::Error) -> Sent {
 }
 
 /// With lazy negotiation a refused protocol is an I/O error of the first read.
-fn is_unsupported(error: &io::Error) -> bool {
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<NegotiationError>())

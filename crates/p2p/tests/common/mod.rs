@@ -65,11 +65,15 @@ pub(crate) async fn echo(config: NodeConfig, known: &[PeerId]) -> Echo {
     TestNode::start(config, known, |builder| {
         let (behaviour, calls, inbound) =
             exchange(builder.p2p_context(), Budget::default(), protocols());
-        // Ends with the node.
-        tokio::spawn(answer(inbound));
-        (behaviour, Answers { calls })
+        (behaviour, answers(calls, inbound))
     })
     .await
+}
+
+/// Answers each question with the question, until the node ends.
+pub(crate) fn answers(calls: exchange::Handle, inbound: Inbound) -> Answers {
+    tokio::spawn(answer(inbound));
+    Answers { calls }
 }
 
 /// Two talkers that are connected, the smaller id first.
@@ -103,7 +107,7 @@ async fn answer(mut inbound: Inbound) {
     }
 }
 
-fn protocols() -> Vec<Protocol> {
+pub(crate) fn protocols() -> Vec<Protocol> {
     let protocol = |id, shape| Protocol {
         ids: vec![StreamProtocol::new(id)],
         shape,
