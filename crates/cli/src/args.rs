@@ -9,6 +9,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum};
 use libp2p::{Multiaddr, multiaddr::Protocol};
+use pluto_cluster::http::{ExecutionClient, UrlError};
 use pluto_eth::address::Address;
 use pluto_eth::network::{CustomError, CustomFlags, Networks};
 
@@ -59,10 +60,10 @@ pub(crate) struct Shape {
     #[arg(long, short = 't')]
     pub(crate) threshold: Option<u32>,
     /// Who gets the fees: one address, or one for each validator.
-    #[arg(long, value_delimiter = ',', required = true, value_name = "ADDRESS")]
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub(crate) fee_recipient_addresses: Vec<Address>,
     /// Who gets the stake back: one address, or one for each validator.
-    #[arg(long, value_delimiter = ',', required = true, value_name = "ADDRESS")]
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub(crate) withdrawal_addresses: Vec<String>,
     /// Partial deposits in whole ETH, 32 or more together [default: 1 and 32, or 1, 8, 32 and 256
     /// if compounding].
@@ -101,8 +102,18 @@ pub(crate) struct CreateDkg {
     #[command(flatten)]
     pub(crate) shape: Shape,
     /// ENRs of the operators, in order.
-    #[arg(long, value_delimiter = ',', required = true, value_name = "ENR")]
+    #[arg(long, value_delimiter = ',', value_name = "ENR")]
     pub(crate) operator_enrs: Vec<String>,
+    /// Wallet addresses of the operators, in order, instead of their ENRs: each operator still has to
+    /// add its ENR and to sign before the ceremony.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "ADDRESS",
+        conflicts_with = "operator_enrs",
+        required_unless_present_any = ["operator_enrs", "publish"]
+    )]
+    pub(crate) operator_addresses: Vec<Address>,
     /// Validators that the cluster is to run.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) num_validators: u32,
@@ -112,24 +123,110 @@ pub(crate) struct CreateDkg {
     /// Directory that the definition is written to.
     #[arg(long, default_value = ".charon", value_name = "DIR")]
     pub(crate) output_dir: PathBuf,
+    /// Not supported: nothing is sent to a third party's service. Send the file to the operators.
+    #[arg(long)]
+    pub(crate) publish: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct CreateCluster {
     #[command(flatten)]
     pub(crate) shape: Shape,
+    /// A definition, as a file or at an http(s) address, instead of the flags that describe the
+    /// cluster. Its operators must not have joined: their identity keys are made here.
+    #[arg(long, value_name = "FILE|URL", conflicts_with_all = DESCRIPTION)]
+    pub(crate) definition_file: Option<String>,
     /// Nodes of the cluster.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(3..=256))]
-    pub(crate) nodes: u32,
+    #[arg(
+        long,
+        required_unless_present = "definition_file",
+        value_parser = clap::value_parser!(u32).range(3..=256)
+    )]
+    pub(crate) nodes: Option<u32>,
     /// Validators of the cluster.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub(crate) num_validators: u32,
+    #[arg(
+        long,
+        required_unless_present_any = ["definition_file", "split_existing_keys"],
+        conflicts_with = "split_existing_keys",
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    pub(crate) num_validators: Option<u32>,
+    /// Split keys that exist instead of making new ones. Stop whatever signs with them first: a
+    /// validator that signs twice is slashed.
+    #[arg(long, requires = "split_keys_dir")]
+    pub(crate) split_existing_keys: bool,
+    /// Directory of the keystores to split (*.json), each with its password file (.txt). With one
+    /// address for each validator they must be keystore-0.json, keystore-1.json and so on.
+    #[arg(long, value_name = "DIR", requires = "split_existing_keys")]
+    pub(crate) split_keys_dir: Option<PathBuf>,
     /// Directory that the nodes' directories are written to.
     #[arg(long, default_value = "./", value_name = "DIR")]
     pub(crate) cluster_dir: PathBuf,
     /// Keystores that open fast and protect nothing; for test networks.
     #[arg(long)]
     pub(crate) insecure_keys: bool,
+    /// Not supported: import the keystores of each node with the tools of its key manager.
+    #[arg(long, value_delimiter = ',', value_name = "URL")]
+    pub(crate) keymanager_addresses: Vec<String>,
+    /// Not supported, as --keymanager-addresses.
+    #[arg(long, value_delimiter = ',', value_name = "TOKEN")]
+    pub(crate) keymanager_auth_tokens: Vec<String>,
+    /// Not supported: nothing is sent to a third party's service.
+    #[arg(long)]
+    pub(crate) publish: bool,
+    /// Not supported: pack the nodes' directories with tar.
+    #[arg(long)]
+    pub(crate) zipped: bool,
+    #[command(flatten)]
+    pub(crate) wallets: Wallets,
+}
+
+/// The flags that a definition stands for.
+const DESCRIPTION: [&str; 12] = [
+    "name",
+    "threshold",
+    "fee_recipient_addresses",
+    "withdrawal_addresses",
+    "deposit_amounts",
+    "consensus_protocol",
+    "target_gas_limit",
+    "compounding",
+    "network",
+    "charon_version",
+    "nodes",
+    "num_validators",
+];
+
+/// Who is asked about the signatures of contract wallets.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Wallets {
+    /// Execution client of the cluster's network, asked by JSON-RPC whether contract wallets accept
+    /// signatures that are not an address's own (ERC-1271).
+    #[arg(long, value_name = "URL")]
+    pub(crate) execution_client_rpc_endpoint: Option<String>,
+}
+
+impl Wallets {
+    /// The client, if there is one.
+    pub(crate) fn client(&self) -> Result<Option<ExecutionClient>, EndpointError> {
+        // An empty one is none, as for Charon.
+        let url = self.execution_client_rpc_endpoint.as_deref();
+        let client = url.filter(|it| !it.is_empty()).map(ExecutionClient::new);
+        Ok(client.transpose()?)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("--execution-client-rpc-endpoint cannot be used")]
+pub(crate) struct EndpointError(#[from] UrlError);
+
+/// Ends the program, as clap does, for a flag that is missing.
+pub(crate) fn missing(flag: &str) -> ! {
+    use clap::{CommandFactory, error::ErrorKind};
+    let message = format!("the following required argument was not provided: {flag}");
+    Args::command()
+        .error(ErrorKind::MissingRequiredArgument, message)
+        .exit()
 }
 
 #[derive(Debug, clap::Args)]
@@ -151,6 +248,8 @@ pub(crate) struct Verify {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
+    pub(crate) wallets: Wallets,
+    #[command(flatten)]
     pub(crate) testnet: Testnet,
 }
 
@@ -162,9 +261,15 @@ pub(crate) struct Combine {
     /// Directory that the keystores are written to: new, or empty.
     #[arg(long, default_value = "./validator_keys", value_name = "DIR")]
     pub(crate) output_dir: PathBuf,
+    /// If there is something in the output directory, rename that to DIR.old (or .old2 and so on)
+    /// first. Nothing is deleted.
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Go on with a lock that is wrong.
     #[arg(long)]
     pub(crate) no_verify: bool,
+    #[command(flatten)]
+    pub(crate) wallets: Wallets,
     #[command(flatten)]
     pub(crate) testnet: Testnet,
 }
@@ -226,7 +331,7 @@ pub(crate) struct Devnet {
     /// Stay on the relays instead of going direct.
     #[arg(long)]
     pub(crate) no_direct: bool,
-    /// Directory of the nodes' identity keys. Keys that are there are used again.
+    /// Directory of the cluster: its nodes' keys and its lock. One that is there is used again.
     #[arg(long, default_value = "devnet", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
     /// Stop a node at the start of a slot, for example 2@3. May be repeated.

@@ -12,13 +12,16 @@ use std::{
 
 use pluto_cluster::{LockFile, Severity, Verifier, verify};
 use pluto_core::{PeerIdx, ShareIdx};
-use pluto_crypto::bls::{self, SecretKey};
+use pluto_crypto::{
+    bls::{self, SecretKey},
+    disk,
+};
 use pluto_eth::{
-    keystore::{Cost, DecryptError, decrypt_all, directory, encrypt_all},
+    keystore::{Cost, DecryptError, Sealed, decrypt_all, directory, encrypt_all},
     threads,
 };
 
-use crate::args;
+use crate::{args, progress::Progress};
 
 #[derive(Debug, thiserror::Error)]
 enum CombineError {
@@ -28,6 +31,14 @@ enum CombineError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot write {}", path.display())]
+    Unwritable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is not empty; give another --output-dir, or --force to rename it first", path.display())]
+    Taken { path: PathBuf },
     #[error("no directory in {} has validator_keys", path.display())]
     NoNodes { path: PathBuf },
     #[error("{} is wrong at {place}; see `pluto verify`, or give --no-verify", path.display())]
@@ -61,10 +72,14 @@ enum CombineError {
     OtherKey { validator: usize },
 }
 
+/// Most directories that were moved away before.
+const MAX_OLD: u32 = 1000;
+
 /// A keystore's share: who has it, and the file.
 type Share = (ShareIdx, SecretKey, PathBuf);
 
 pub(crate) fn run(args: &args::Combine) -> Result<ExitCode, Box<dyn Error>> {
+    let target = Target::check(&args.output_dir, args.force)?;
     let dirs = nodes(&args.cluster_dir)?;
     let (lock, first) = lock(&dirs, args)?;
     let threshold = lock.definition.usable_threshold()?;
@@ -92,11 +107,15 @@ pub(crate) fn run(args: &args::Combine) -> Result<ExitCode, Box<dyn Error>> {
         }
         keys.push(key);
     }
-    let sealed = encrypt_all(&keys, Cost::Secure, threads(), |done| {
-        eprint!("\r{done} of {} keystores encrypted", keys.len());
-    });
-    eprintln!();
-    directory::store(&args.output_dir, &sealed, Cost::Secure)?;
+    let progress = Progress::new("keystores encrypted", keys.len());
+    let sealed = encrypt_all(&keys, Cost::Secure, threads(), |done| progress.show(done));
+    if let Some(away) = target.store(&sealed)? {
+        println!(
+            "What was in {} is in {}",
+            args.output_dir.display(),
+            away.display()
+        );
+    }
     println!(
         "Combined {} validator keys of {} nodes ({}) into {}",
         keys.len(),
@@ -106,6 +125,75 @@ pub(crate) fn run(args: &args::Combine) -> Result<ExitCode, Box<dyn Error>> {
     );
     println!("Stop the cluster before you use them: a validator that signs twice is slashed.");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the keystores go.
+struct Target<'a> {
+    path: &'a Path,
+    /// Whether something is there that has to give way.
+    taken: bool,
+}
+
+impl<'a> Target<'a> {
+    /// Before the work, not after it.
+    fn check(path: &'a Path, force: bool) -> Result<Self, CombineError> {
+        let taken = match fs::read_dir(path) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(source) => {
+                let path = path.to_owned();
+                return Err(CombineError::Unwritable { path, source });
+            }
+        };
+        if taken && !force {
+            let path = path.to_owned();
+            return Err(CombineError::Taken { path });
+        }
+        let parent = disk::parent(path);
+        if !taken && !parent.is_dir() {
+            fs::create_dir_all(&parent).map_err(|source| CombineError::Unwritable {
+                path: parent.clone(),
+                source,
+            })?;
+        }
+        Ok(Self { path, taken })
+    }
+
+    /// Writes the keystores, and says where what was there is now.
+    fn store(&self, sealed: &[Sealed]) -> Result<Option<PathBuf>, Box<dyn Error>> {
+        let away = self.taken.then(|| self.away()).transpose()?;
+        let stored = directory::store(self.path, sealed, Cost::Secure);
+        if let (Err(_), Some(away)) = (&stored, &away) {
+            let _ = fs::rename(away, self.path);
+        }
+        stored?;
+        Ok(away)
+    }
+
+    /// Moves what is there to a name that is free.
+    fn away(&self) -> Result<PathBuf, CombineError> {
+        let mut away = PathBuf::new();
+        for number in 1..=MAX_OLD {
+            let mut name = self.path.as_os_str().to_owned();
+            name.push(if number == 1 {
+                ".old".to_owned()
+            } else {
+                format!(".old{number}")
+            });
+            away = name.into();
+            if fs::symlink_metadata(&away).is_err() {
+                break;
+            }
+        }
+        // Of a directory to a name that is taken meanwhile: refused, unless that is empty.
+        match fs::rename(self.path, &away) {
+            Ok(()) => Ok(away),
+            Err(source) => {
+                let path = self.path.to_owned();
+                Err(CombineError::Unwritable { path, source })
+            }
+        }
+    }
 }
 
 fn nodes(dir: &Path) -> Result<Vec<PathBuf>, CombineError> {
@@ -132,7 +220,11 @@ fn nodes(dir: &Path) -> Result<Vec<PathBuf>, CombineError> {
 /// The lock that all nodes have, and where the first one is.
 fn lock(dirs: &[PathBuf], args: &args::Combine) -> Result<(LockFile, PathBuf), Box<dyn Error>> {
     let networks = args.testnet.networks()?;
-    let verifier = Verifier::new().with_networks(&networks);
+    let client = args.wallets.client()?;
+    let mut verifier = Verifier::new().with_networks(&networks);
+    if let Some(client) = &client {
+        verifier = verifier.with_wallets(client);
+    }
     let mut first: Option<(LockFile, PathBuf)> = None;
     for dir in dirs {
         let path = dir.join("cluster-lock.json");

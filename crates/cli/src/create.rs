@@ -1,34 +1,31 @@
-//! `pluto create dkg` and `pluto create cluster`.
+//! `pluto create dkg`, and what it shares with `pluto create cluster`.
 //!
-//! Spec: cluster, section 11. Everything is checked before anything is written.
-//!
-//! - **Restart:** a node's directory appears whole or not at all; when it fails, no directory stays.
-//!   A crash leaves at most a `.cluster.<random>.tmp`.
-//! - **Overwriting:** nothing that is there is ever replaced.
+//! Spec: cluster, section 11. Everything is checked before anything is written, and nothing that is
+//! there is ever replaced.
+
+mod cluster;
+mod keys;
 
 use std::{
     error::Error,
     fs, io,
-    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
     time::SystemTime,
 };
 
 use pluto_cluster::{
-    Creator, Definition, Deposit, FileMode, LockFile, NewDefinition, OperatorEntry, Registration,
-    ValidatorAddresses, ValidatorEntry, Verifier, Version, verify,
+    Creator, Definition, NewDefinition, OperatorEntry, ValidatorAddresses, Version, verify,
 };
-use pluto_crypto::{bls, enr::Enr, k1, keyfile};
 use pluto_eth::{
     address::{self, Address},
-    deposit::{self, CredentialsKind, Gwei, WithdrawalCredentials},
-    keystore::{Cost, directory, encrypt_all},
+    deposit::Gwei,
     network::Network,
-    registration, threads,
 };
+use pluto_p2p::identity;
 
-use crate::args::{CharonVersion, CreateCluster, CreateDkg, Shape};
+pub(crate) use self::cluster::cluster;
+use crate::args::{self, CharonVersion, CreateDkg, Shape};
 
 /// Fewest operators and smallest threshold of new clusters (cluster spec, section 11.4).
 const MIN_OPERATORS: usize = 3;
@@ -72,11 +69,17 @@ enum CreateError {
         #[source]
         source: io::Error,
     },
-    #[error("the new lock is wrong at {path}; nothing was written")]
+    #[error("the {what} is wrong at {path}; nothing was written")]
     Wrong {
+        what: &'static str,
         path: String,
         #[source]
         source: Box<verify::Problem>,
+    },
+    #[error("{flag} is not supported; {instead}")]
+    NotSupported {
+        flag: &'static str,
+        instead: &'static str,
     },
 }
 
@@ -92,9 +95,26 @@ pub(crate) fn dkg(args: &CreateDkg) -> Result<ExitCode, Box<dyn Error>> {
         })
     });
     let withdrawal = withdrawal.collect::<Result<Vec<_>, _>>()?;
+    if args.publish {
+        return Err(CreateError::NotSupported {
+            flag: "--publish",
+            instead: "leave it out and send the file to the operators",
+        }
+        .into());
+    }
+    let operators = if args.operator_enrs.is_empty() {
+        let addresses = args.operator_addresses.iter();
+        let named = addresses.map(|it| OperatorEntry {
+            address: it.to_string(),
+            ..OperatorEntry::default()
+        });
+        named.collect()
+    } else {
+        by_enr(args.operator_enrs.iter().cloned())
+    };
     let (definition, network) = define(
         &args.shape,
-        args.operator_enrs.clone(),
+        operators,
         args.num_validators as usize,
         &withdrawal,
         &args.dkg_algorithm,
@@ -109,33 +129,76 @@ pub(crate) fn dkg(args: &CreateDkg) -> Result<ExitCode, Box<dyn Error>> {
         definition.num_validators,
         network.name()
     );
-    println!("Give the file to all operators: the ceremony of each needs the same.");
+    if let Ok(members) = definition.members() {
+        for it in members {
+            let peer = identity::peer_id(&it.public_key);
+            println!(
+                "  operator {}  {peer}  {}",
+                it.idx.get(),
+                identity::name(&peer)
+            );
+        }
+    }
+    if args.operator_enrs.is_empty() {
+        println!("No operator has joined: each adds its ENR and signs with its wallet.");
+        println!("`pluto verify` says who has not.");
+    } else {
+        println!("Give the file to all operators: the ceremony of each needs the same.");
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Operators of whom only the node is known.
+fn by_enr(enrs: impl Iterator<Item = String>) -> Vec<OperatorEntry> {
+    enrs.map(|enr| OperatorEntry {
+        enr,
+        ..OperatorEntry::default()
+    })
+    .collect()
+}
+
+/// What `create` commands make no cluster with.
+fn check_size(operators: usize, threshold: Option<u32>) -> Result<(), CreateError> {
+    if operators < MIN_OPERATORS {
+        return Err(CreateError::FewOperators { count: operators });
+    }
+    match threshold {
+        Some(threshold) if threshold < MIN_THRESHOLD || threshold as usize > operators => {
+            Err(CreateError::Threshold {
+                threshold,
+                operators,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the stake of nobody would go is not where it is to go.
+fn check_withdrawal(network: &Network, withdrawal: &[Address]) -> Result<(), CreateError> {
+    if network.is_valuable() && withdrawal.contains(&Address::ZERO) {
+        let network = network.name().to_owned();
+        return Err(CreateError::ZeroWithdrawal { network });
+    }
+    Ok(())
 }
 
 /// The definition that the flags describe, with everything checked.
 fn define(
     shape: &Shape,
-    enrs: Vec<String>,
+    operators: Vec<OperatorEntry>,
     validators: usize,
     withdrawal: &[Address],
     dkg_algorithm: &str,
 ) -> Result<(Definition, Network), Box<dyn Error>> {
-    let operators = enrs.len();
-    if operators < MIN_OPERATORS {
-        return Err(CreateError::FewOperators { count: operators }.into());
+    if shape.fee_recipient_addresses.is_empty() {
+        args::missing("--fee-recipient-addresses <ADDRESS>");
+    }
+    if withdrawal.is_empty() {
+        args::missing("--withdrawal-addresses <ADDRESS>");
     }
     // Zero stands for the default, as for Charon.
     let threshold = shape.threshold.filter(|it| *it != 0);
-    if let Some(threshold) = threshold
-        && (threshold < MIN_THRESHOLD || threshold as usize > operators)
-    {
-        return Err(CreateError::Threshold {
-            threshold,
-            operators,
-        }
-        .into());
-    }
+    check_size(operators.len(), threshold)?;
     let network = network(shape)?;
     if !shape.consensus_protocol.is_empty()
         && !shape.consensus_protocol.eq_ignore_ascii_case("qbft")
@@ -149,10 +212,7 @@ fn define(
         validators,
     )?;
     let withdrawal = repeated("--withdrawal-addresses", withdrawal, validators)?;
-    if network.is_valuable() && withdrawal.contains(&Address::ZERO) {
-        let network = network.name().to_owned();
-        return Err(CreateError::ZeroWithdrawal { network }.into());
-    }
+    check_withdrawal(&network, &withdrawal)?;
     let amounts = shape.deposit_amounts.iter().map(|eth| {
         let amount = Gwei::from_eth(*eth).ok_or(CreateError::Amount { eth: *eth })?;
         Ok(amount.0)
@@ -163,13 +223,7 @@ fn define(
             CharonVersion::V1_11 => Version::LATEST,
         },
         name: shape.name.clone(),
-        operators: enrs
-            .into_iter()
-            .map(|enr| OperatorEntry {
-                enr,
-                ..OperatorEntry::default()
-            })
-            .collect(),
+        operators,
         creator: Creator::default(),
         threshold,
         fork_version: network.genesis_version().0,
@@ -218,255 +272,6 @@ fn repeated(
             validators,
         }),
     }
-}
-
-pub(crate) fn cluster(args: &CreateCluster) -> Result<ExitCode, Box<dyn Error>> {
-    let nodes = args.nodes as usize;
-    let dirs: Vec<_> = (0..nodes)
-        .map(|node| args.cluster_dir.join(format!("node{node}")))
-        .collect();
-    if let Some(path) = dirs.iter().find(|it| it.exists()) {
-        let path = path.clone();
-        return Err(CreateError::Exists { path }.into());
-    }
-    let withdrawal = args.shape.withdrawal_addresses.iter().map(|text| {
-        text.parse().map_err(|source| CreateError::Withdrawal {
-            text: text.clone(),
-            source,
-        })
-    });
-    let withdrawal = withdrawal.collect::<Result<Vec<Address>, _>>()?;
-    let identities: Vec<_> = (0..nodes).map(|_| k1::SecretKey::generate()).collect();
-    let enrs = identities
-        .iter()
-        .map(|it| Enr::for_key(it).text().to_owned());
-    let validators = args.num_validators as usize;
-    let (definition, network) = define(
-        &args.shape,
-        enrs.collect(),
-        validators,
-        &withdrawal,
-        "default",
-    )?;
-    let cost = if args.insecure_keys {
-        if network.is_valuable() {
-            let network = network.name().to_owned();
-            return Err(CreateError::Insecure { network }.into());
-        }
-        Cost::Insecure
-    } else {
-        Cost::Secure
-    };
-
-    let keys: Vec<_> = (0..validators)
-        .map(|_| bls::SecretKey::generate())
-        .collect();
-    let threshold = definition.usable_threshold()? as usize;
-    let mut shares = vec![Vec::with_capacity(validators); nodes];
-    for key in &keys {
-        for (node, (_, share)) in bls::split(key, threshold, nodes)?.into_iter().enumerate() {
-            shares[node].push(share);
-        }
-    }
-    let deposits = deposits(&definition, &network, &keys, &withdrawal);
-    let lock = lock(
-        definition,
-        &network,
-        &keys,
-        &shares,
-        &deposits,
-        &args.shape,
-        &identities,
-    )?;
-    let networks = args.shape.testnet.networks()?;
-    let verifier = Verifier::new().with_networks(&networks);
-    let wrong = verifier.lock(&lock).into_iter();
-    let mut wrong = wrong.filter(|it| it.severity() == pluto_cluster::Severity::Error);
-    if let Some(it) = wrong.next() {
-        let source = Box::new(it.problem);
-        return Err(CreateError::Wrong {
-            path: it.path,
-            source,
-        }
-        .into());
-    }
-
-    fs::create_dir_all(&args.cluster_dir).map_err(cannot_write(&args.cluster_dir))?;
-    let work = Work::create(&args.cluster_dir)?;
-    let total = nodes * validators;
-    for (node, (identity, shares)) in identities.iter().zip(&shares).enumerate() {
-        let dir = work.0.join(format!("node{node}"));
-        fs::create_dir(&dir).map_err(cannot_write(&dir))?;
-        let sealed = encrypt_all(shares, cost, threads(), |done| {
-            eprint!(
-                "\r{} of {total} keystores encrypted",
-                node * validators + done
-            );
-            let _ = io::stderr().flush();
-        });
-        directory::store(dir.join("validator_keys"), &sealed, cost)?;
-        keyfile::store(dir.join(keyfile::FILE_NAME), identity)?;
-        lock.create_file(dir.join("cluster-lock.json"), FileMode::Owner)?;
-        deposit::file::store(&dir, &network, &deposits)?;
-    }
-    eprintln!();
-    publish(&work, &dirs)?;
-
-    println!(
-        "Created the nodes of {} in {}",
-        shown_name(&lock),
-        args.cluster_dir.display()
-    );
-    for (node, (dir, identity)) in dirs.iter().zip(&identities).enumerate() {
-        println!(
-            "  node {node}  {}  {}",
-            dir.display(),
-            Enr::for_key(identity).text()
-        );
-    }
-    println!("Move each directory to its node, and keep no other copy of its keys.");
-    Ok(ExitCode::SUCCESS)
-}
-
-fn shown_name(lock: &LockFile) -> &str {
-    match lock.definition.name.as_str() {
-        "" => "a cluster without a name",
-        name => name,
-    }
-}
-
-/// All deposits of all validators.
-fn deposits(
-    definition: &Definition,
-    network: &Network,
-    keys: &[bls::SecretKey],
-    withdrawal: &[Address],
-) -> Vec<deposit::Deposit> {
-    let kind = CredentialsKind::new(definition.compounding);
-    let chosen: Vec<_> = definition
-        .deposit_amounts
-        .iter()
-        .map(|it| Gwei(*it))
-        .collect();
-    let amounts = kind.signed_amounts(&chosen);
-    // One address stands for all.
-    let addresses = keys.iter().zip(withdrawal.iter().cycle());
-    addresses
-        .flat_map(|(key, address)| {
-            let public_key = key.public_key().to_bytes();
-            amounts.iter().map(move |amount| {
-                deposit::Message {
-                    public_key,
-                    withdrawal_credentials: WithdrawalCredentials::new(kind, *address),
-                    amount: *amount,
-                }
-                .sign(key, network.genesis_version())
-            })
-        })
-        .collect()
-}
-
-fn lock(
-    definition: Definition,
-    network: &Network,
-    keys: &[bls::SecretKey],
-    shares: &[Vec<bls::SecretKey>],
-    deposits: &[deposit::Deposit],
-    shape: &Shape,
-    identities: &[k1::SecretKey],
-) -> Result<LockFile, Box<dyn Error>> {
-    let fees = shape.fee_recipient_addresses.iter().cycle();
-    let per_validator = deposits.len() / keys.len();
-    let validators = keys
-        .iter()
-        .zip(fees)
-        .enumerate()
-        .map(|(at, (key, fee_recipient))| {
-            let signed = registration::Message {
-                fee_recipient: *fee_recipient,
-                gas_limit: shape.target_gas_limit,
-                timestamp: network.genesis_time_secs(),
-                public_key: key.public_key().to_bytes(),
-            }
-            .sign(key, network.genesis_version());
-            let own = &deposits[at * per_validator..(at + 1) * per_validator];
-            Ok(ValidatorEntry {
-                pubkey: signed.message.public_key.to_vec(),
-                public_shares: shares
-                    .iter()
-                    .map(|it| it[at].public_key().to_bytes().to_vec())
-                    .collect(),
-                deposits: own
-                    .iter()
-                    .map(|it| {
-                        Ok(Deposit {
-                            pubkey: it.message.public_key.to_vec(),
-                            withdrawal_credentials: it.message.withdrawal_credentials.0.to_vec(),
-                            amount: it.message.amount.0.try_into()?,
-                            signature: it.signature.to_vec(),
-                        })
-                    })
-                    .collect::<Result<_, std::num::TryFromIntError>>()?,
-                registration: Registration {
-                    fee_recipient: fee_recipient.0.to_vec(),
-                    gas_limit: signed.message.gas_limit.try_into()?,
-                    timestamp: signed.message.timestamp.try_into()?,
-                    pubkey: signed.message.public_key.to_vec(),
-                    signature: signed.signature.to_vec(),
-                },
-            })
-        });
-    let validators = validators.collect::<Result<_, std::num::TryFromIntError>>()?;
-    let mut lock = LockFile {
-        definition,
-        validators,
-        signature_aggregate: Vec::new(),
-        lock_hash: Vec::new(),
-        node_signatures: Vec::new(),
-    };
-    lock.update_hashes()?;
-    let hash = lock.compute_lock_hash()?;
-    let signatures = shares.iter().flatten().map(|it| it.sign(&hash));
-    let signatures: Vec<_> = signatures.collect();
-    lock.signature_aggregate = bls::aggregate(&signatures)?.to_bytes().to_vec();
-    lock.node_signatures = identities
-        .iter()
-        .map(|it| it.sign(&hash).to_vec())
-        .collect();
-    Ok(lock)
-}
-
-/// Where the nodes' directories are made; removed when dropped.
-struct Work(PathBuf);
-
-impl Work {
-    fn create(parent: &Path) -> Result<Self, CreateError> {
-        let path = parent.join(format!(".cluster.{:016x}.tmp", rand::random::<u64>()));
-        fs::create_dir(&path).map_err(cannot_write(&path))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Moves the directories to their places, all or none.
-fn publish(work: &Work, dirs: &[PathBuf]) -> Result<(), CreateError> {
-    for (node, dir) in dirs.iter().enumerate() {
-        let made = work.0.join(format!("node{node}"));
-        // A rename replaces an empty directory and no other.
-        if let Err(source) = fs::rename(&made, dir) {
-            for (node, dir) in dirs[..node].iter().enumerate() {
-                let _ = fs::rename(dir, work.0.join(format!("node{node}")));
-            }
-            let path = dir.clone();
-            return Err(CreateError::Io { path, source });
-        }
-    }
-    Ok(())
 }
 
 fn cannot_write(path: &Path) -> impl FnOnce(io::Error) -> CreateError {

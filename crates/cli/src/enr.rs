@@ -2,7 +2,8 @@
 
 use std::{error::Error, process::ExitCode};
 
-use pluto_crypto::{enr::Enr, keyfile};
+use pluto_crypto::{enr::Enr, k1::SecretKey, keyfile};
+use pluto_p2p::identity;
 
 use crate::args::DataDir;
 
@@ -14,6 +15,7 @@ pub(crate) fn create(target: &DataDir) -> Result<ExitCode, Box<dyn Error>> {
     let key = keyfile::create(&path)?;
     println!("Created the identity key {}", path.display());
     println!("{}", Enr::for_key(&key).text());
+    println!("{}", who(&key));
     println!(
         "\nBack up {}: whoever has it is this node, and nobody can make it again.",
         path.display()
@@ -24,5 +26,13 @@ pub(crate) fn create(target: &DataDir) -> Result<ExitCode, Box<dyn Error>> {
 pub(crate) fn show(target: &DataDir) -> Result<ExitCode, Box<dyn Error>> {
     let key = keyfile::load(target.data_dir.join(KEY_FILE))?;
     println!("{}", Enr::for_key(&key).text());
+    // Beside the ENR, which scripts take from standard output.
+    eprintln!("{}", who(&key));
     Ok(ExitCode::SUCCESS)
+}
+
+/// How others see the node.
+fn who(key: &SecretKey) -> String {
+    let peer = identity::peer_id(&key.public_key());
+    format!("peer {peer}, called {}", identity::name(&peer))
 }

@@ -7,6 +7,8 @@ mod combine;
 mod create;
 mod devnet;
 mod enr;
+mod nodes;
+mod progress;
 mod relay;
 mod signals;
 mod verify;

@@ -1,6 +1,7 @@
 //! `pluto verify`: what a file or a directory of a cluster is, and everything that is wrong with it.
 //!
-//! Spec: cluster, sections 5 to 8 and 11.3. Nothing is written and no socket is opened.
+//! Spec: cluster, sections 5 to 8 and 11.3. Nothing is written, and nobody is asked but the execution
+//! client that is given.
 //!
 //! A lock is what everything else is compared with. One whose content is wrong would blame files that
 //! are right, so then they are only checked by themselves, or against another node's lock that is of
@@ -23,9 +24,10 @@ use std::{
     process::ExitCode,
 };
 
-use libp2p::PeerId;
-use pluto_cluster::{Definition, LockFile, MAX_OPERATORS, ReadError, Severity, Verifier};
-use pluto_crypto::{bls, k1, keyfile};
+use pluto_cluster::{
+    Definition, LockFile, MAX_OPERATORS, ReadError, Severity, Verifier, http::ExecutionClient,
+};
+use pluto_crypto::{bls, keyfile};
 use pluto_eth::network::{ForkVersion, Networks};
 
 use self::{
@@ -83,7 +85,8 @@ impl Kind {
 
 pub(crate) fn run(args: &args::Verify) -> Result<ExitCode, Box<dyn Error>> {
     let networks = args.testnet.networks()?;
-    let mut check = Check::new(&networks);
+    let client = args.wallets.client()?;
+    let mut check = Check::new(&networks, client.as_ref());
     let kind = check.all(&args.path)?;
 
     let fails = |it: &Finding| match it.problem.severity() {
@@ -111,6 +114,7 @@ pub(crate) fn run(args: &args::Verify) -> Result<ExitCode, Box<dyn Error>> {
 /// What is known so far.
 struct Check<'a> {
     networks: &'a Networks,
+    client: Option<&'a ExecutionClient>,
     findings: Vec<Finding>,
     /// What the summary is about; the first that was read and is right, or else the first.
     subject: Option<Subject>,
@@ -140,9 +144,10 @@ struct Checked {
 }
 
 impl<'a> Check<'a> {
-    fn new(networks: &'a Networks) -> Self {
+    fn new(networks: &'a Networks, client: Option<&'a ExecutionClient>) -> Self {
         Self {
             networks,
+            client,
             findings: Vec::new(),
             subject: None,
             nodes: Vec::new(),
@@ -210,7 +215,11 @@ impl<'a> Check<'a> {
     }
 
     fn verifier(&self) -> Verifier<'a> {
-        Verifier::new().with_networks(self.networks)
+        let verifier = Verifier::new().with_networks(self.networks);
+        match self.client {
+            Some(client) => verifier.with_wallets(client),
+            None => verifier,
+        }
     }
 
     /// Reads and checks a lock; nothing is said twice about one that is equal to a clean one.
@@ -426,6 +435,10 @@ fn is_lock(path: &Path) -> io::Result<bool> {
         return Ok(true);
     }
     let mut start = Vec::new();
+    // What is no file is not opened: a pipe would wait for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Ok(false);
+    }
     fs::File::open(path)?
         .take(SNIFF_BYTES as u64)
         .read_to_end(&mut start)?;
@@ -433,11 +446,6 @@ fn is_lock(path: &Path) -> io::Result<bool> {
     Ok(start
         .windows(key.len())
         .any(|it| it.eq_ignore_ascii_case(key)))
-}
-
-/// The operator's peer id, as people see it.
-fn peer_id(key: &k1::PublicKey) -> Option<PeerId> {
-    PeerId::from_bytes(&k1::peer_id_bytes(key)).ok()
 }
 
 fn fork_version(lock: &LockFile) -> Option<ForkVersion> {

@@ -87,6 +87,52 @@ fn a_devnet_signs_heals_and_says_so_in_json() {
 }
 
 #[test]
+fn a_devnet_leaves_a_cluster_that_is_right_and_is_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |more: &[&str]| {
+        let mut args = vec![
+            "devnet",
+            "--slots",
+            "1",
+            "--slot-duration",
+            "500ms",
+            "--json",
+        ];
+        args.extend(more);
+        pluto(&args, dir.path())
+    };
+    let started = |output: &Output| {
+        assert!(output.status.success(), "{output:?}");
+        let first = stdout(output).lines().next().unwrap().to_owned();
+        let event: serde_json::Value = serde_json::from_str(&first).unwrap();
+        let nodes = event["nodes"].as_array().unwrap().clone();
+        nodes
+            .iter()
+            .map(|it| it["peer_id"].clone())
+            .collect::<Vec<_>>()
+    };
+    let first = started(&run(&[]));
+
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_pluto"));
+    let verified = verify.args(["verify", "--strict"]).arg(dir.path());
+    let verified = verified.output().unwrap();
+    assert!(verified.status.success(), "{verified:?}");
+    let said = stdout(&verified);
+    assert!(
+        said.contains("0 errors, 0 warnings, 0 unchecked, 0 notes"),
+        "{said}"
+    );
+
+    assert_eq!(started(&run(&[])), first);
+    let other = run(&["--validators", "3"]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(
+        stderr(&other).contains("--nodes 4 --threshold 3 --validators 2"),
+        "{other:?}"
+    );
+}
+
+#[test]
 fn wrong_usage_is_told_from_failure() {
     let dir = tempfile::tempdir().unwrap();
     for wrong in [

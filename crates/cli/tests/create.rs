@@ -11,6 +11,12 @@ use std::{
     process::{Command, Output},
 };
 
+#[path = "../../cluster/tests/common/server.rs"]
+#[allow(dead_code, reason = "not every test has a use for everything")]
+mod server;
+
+use server::{Answer, Server};
+
 const ADDRESS: &str = "0x321DcB529F3945Bc94fecEA9D3BC5CAF35253B94";
 
 #[test]
@@ -134,11 +140,247 @@ fn keys_are_combined_from_a_threshold_of_different_nodes_and_no_fewer() {
     assert_eq!(files, 0);
 }
 
+#[test]
+fn combine_looks_at_its_output_first_and_never_deletes_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = dir.path().join("cluster");
+    assert!(create_cluster(&cluster, &[]).status.success());
+    let out = dir.path().join("new/keys");
+    let combine = |cluster: &Path, more: &[&str]| {
+        let (from, to) = (cluster.to_str().unwrap(), out.to_str().unwrap());
+        let mut args = vec!["combine", "--cluster-dir", from, "--output-dir", to];
+        args.extend(more);
+        pluto(&args)
+    };
+    assert!(combine(&cluster, &[]).status.success());
+    let keystore = out.join("keystore-0.json");
+    let first = fs::read(&keystore).unwrap();
+
+    // Said before anything is read: there is no cluster.
+    let refused = combine(&dir.path().join("nowhere"), &[]);
+    assert!(stderr(&refused).contains("--force"), "{refused:?}");
+
+    for old in ["keys.old", "keys.old2"] {
+        let before = fs::read(&keystore).unwrap();
+        let forced = combine(&cluster, &["--force"]);
+        assert!(forced.status.success(), "{forced:?}");
+        assert!(stdout(&forced).contains(old), "{forced:?}");
+        let away = dir.path().join("new").join(old).join("keystore-0.json");
+        assert_eq!(fs::read(away).unwrap(), before);
+    }
+    assert_ne!(fs::read(&keystore).unwrap(), first);
+}
+
+#[test]
+fn keys_that_exist_are_split_and_put_together_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = dir.path().join("first");
+    assert!(create_cluster(&first, &[]).status.success());
+    let keys = dir.path().join("keys");
+    let combine = |cluster: &Path, keys: &Path| {
+        let (from, to) = (cluster.to_str().unwrap(), keys.to_str().unwrap());
+        let combined = pluto(&["combine", "--cluster-dir", from, "--output-dir", to]);
+        assert!(combined.status.success(), "{combined:?}");
+    };
+    combine(&first, &keys);
+
+    let flags = [
+        "--split-existing-keys",
+        "--split-keys-dir",
+        keys.to_str().unwrap(),
+    ];
+    let second = dir.path().join("second");
+    let created = create_with(&second, &["--nodes=4"], &flags);
+    assert!(created.status.success(), "{created:?}");
+    assert_eq!(validators(&first), validators(&second));
+    assert!(stdout(&created).contains("slashed"), "{created:?}");
+
+    // With an address for each they go by their numbers.
+    let third = dir.path().join("third");
+    let two = format!("--withdrawal-addresses={ADDRESS},0x{}", "22".repeat(20));
+    let mut more = flags.to_vec();
+    more.push(&two);
+    let created = create_with(&third, &["--nodes=4"], &more);
+    assert!(created.status.success(), "{created:?}");
+    assert_eq!(validators(&first), validators(&third));
+    combine(&third, &dir.path().join("again"));
+
+    fs::rename(keys.join("keystore-1.json"), keys.join("other.json")).unwrap();
+    fs::rename(keys.join("keystore-1.txt"), keys.join("other.txt")).unwrap();
+    let fourth = dir.path().join("fourth");
+    let refused = create_with(&fourth, &["--nodes=4"], &more);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(!fourth.exists());
+
+    // One key for two validators, a wrong password, no key.
+    let copy = |from: &str, to: &str| fs::copy(keys.join(from), keys.join(to)).unwrap();
+    copy("other.json", "same.json");
+    copy("other.txt", "same.txt");
+    let refused = create_with(&fourth, &["--nodes=4"], &flags);
+    assert!(stderr(&refused).contains("the same key"), "{refused:?}");
+    for name in ["same.json", "same.txt", "other.txt"] {
+        fs::remove_file(keys.join(name)).unwrap();
+    }
+    let refused = create_with(&fourth, &["--nodes=4"], &flags);
+    assert!(stderr(&refused).contains("other.json"), "{refused:?}");
+    let empty = dir.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let flags = [
+        "--split-existing-keys",
+        "--split-keys-dir",
+        empty.to_str().unwrap(),
+    ];
+    let refused = create_with(&fourth, &["--nodes=4"], &flags);
+    assert!(stderr(&refused).contains("no keystores"), "{refused:?}");
+    assert!(!fourth.exists());
+}
+
+#[test]
+fn a_definition_is_made_into_a_cluster_from_a_file_and_from_an_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = dir.path().join("first");
+    let created = create_cluster(&first, &["--deposit-amounts=16,16", "--threshold=4"]);
+    let enrs = stdout(&created);
+    let enrs = enrs.split_whitespace().filter(|it| it.starts_with("enr:"));
+    let enrs = enrs.collect::<Vec<_>>().join(",");
+    let mut args = vec![
+        "create",
+        "dkg",
+        "--network=hoodi",
+        "--name=mine",
+        "--threshold=4",
+    ];
+    args.extend([
+        "--num-validators=3",
+        "--compounding",
+        "--deposit-amounts=16,16",
+    ]);
+    args.extend([
+        "--operator-enrs",
+        &enrs,
+        "--output-dir",
+        dir.path().to_str().unwrap(),
+    ]);
+    args.extend([
+        "--fee-recipient-addresses",
+        ADDRESS,
+        "--withdrawal-addresses",
+        ADDRESS,
+    ]);
+    assert!(pluto(&args).status.success());
+    let definition = dir.path().join("cluster-definition.json");
+    let json = fs::read(&definition).unwrap();
+    let server = Server::start(Answer::Body(200, json.clone()));
+
+    for (name, place) in [
+        ("file", definition.to_str().unwrap()),
+        ("url", server.url.as_str()),
+    ] {
+        let cluster = dir.path().join(name);
+        let args = ["--definition-file", place, "--insecure-keys"];
+        let created = create_bare(&cluster, &args);
+        assert!(created.status.success(), "{created:?}");
+        let verified = pluto(&["verify", "--strict", "--json", cluster.to_str().unwrap()]);
+        assert!(verified.status.success(), "{verified:?}");
+        let report: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
+        assert_eq!(report["summary"]["name"], "mine");
+        assert_eq!(report["summary"]["threshold"], 4);
+        assert_eq!(report["summary"]["num_validators"], 3);
+        let findings = report["findings"].as_array().unwrap();
+        assert!(
+            findings.iter().all(|it| it["rule"] == "threshold"),
+            "{report}"
+        );
+    }
+
+    // What the definition says is not said again, and nobody else's cluster is made.
+    let out = dir.path().join("out");
+    let place = definition.to_str().unwrap();
+    let both = create_bare(&out, &["--definition-file", place, "--nodes=4"]);
+    assert_eq!(both.status.code(), Some(2), "{both:?}");
+    let mut edited = json;
+    let at = edited.windows(4).position(|it| it == b"mine").unwrap();
+    edited[at] = b'w';
+    let path = dir.path().join("edited.json");
+    fs::write(&path, edited).unwrap();
+    let refused = create_bare(&out, &["--definition-file", path.to_str().unwrap()]);
+    assert!(stderr(&refused).contains("config_hash"), "{refused:?}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    for flag in [
+        "--publish",
+        "--zipped",
+        "--keymanager-addresses=http://127.0.0.1:1",
+        "--keymanager-auth-tokens=a",
+    ] {
+        let refused = create_cluster(dir.path(), &[flag]);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        let name = flag.split('=').next().unwrap();
+        assert!(stderr(&refused).contains(name), "{refused:?}");
+        assert!(stderr(&refused).contains("not supported"), "{refused:?}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_definition_may_name_wallets_and_then_says_who_has_not_joined() {
+    let dir = tempfile::tempdir().unwrap();
+    let wallets = [1, 2, 3].map(|it| format!("0x{}", format!("0{it}").repeat(20)));
+    let wallets = wallets.join(",");
+    let out = dir.path().to_str().unwrap();
+    let mut args = vec!["create", "dkg", "--network=hoodi", "--output-dir", out];
+    args.extend(["--operator-addresses", &wallets, "--threshold=3"]);
+    args.extend([
+        "--fee-recipient-addresses",
+        ADDRESS,
+        "--withdrawal-addresses",
+        ADDRESS,
+    ]);
+    let created = pluto(&args);
+    assert!(created.status.success(), "{created:?}");
+    let definition = dir.path().join("cluster-definition.json");
+    let verified = pluto(&["verify", definition.to_str().unwrap()]);
+    assert_eq!(verified.status.code(), Some(1));
+    let said = stdout(&verified);
+    for operator in 0..3 {
+        let place = format!("operators[{operator}].enr_signature");
+        assert!(said.contains(&place), "{said}");
+    }
+    args.extend(["--operator-enrs", "enr:-a"]);
+    assert_eq!(pluto(&args).status.code(), Some(2));
+}
+
+/// The validators' keys, as the lock of the first node has them.
+fn validators(cluster: &Path) -> Vec<Vec<u8>> {
+    let lock = cluster.join("node0/cluster-lock.json");
+    let lock = pluto_cluster::LockFile::read(lock).unwrap();
+    let mut keys: Vec<_> = lock.validators.into_iter().map(|it| it.pubkey).collect();
+    keys.sort();
+    keys
+}
+
 /// Four nodes with two validators on hoodi, unless `more` says otherwise.
 fn create_cluster(dir: &Path, more: &[&str]) -> Output {
-    let mut args = vec!["create", "cluster", "--nodes=4", "--num-validators=2"];
+    create_with(dir, &["--nodes=4", "--num-validators=2"], more)
+}
+
+fn create_bare(dir: &Path, args: &[&str]) -> Output {
+    let mut all = vec!["create", "cluster", "--cluster-dir", dir.to_str().unwrap()];
+    all.extend(args);
+    pluto(&all)
+}
+
+fn create_with(dir: &Path, size: &[&str], more: &[&str]) -> Output {
+    let mut args = vec!["create", "cluster"];
+    args.extend(size);
     args.extend(["--insecure-keys", "--fee-recipient-addresses", ADDRESS]);
-    args.extend(["--withdrawal-addresses", ADDRESS]);
+    if !more.iter().any(|it| it.starts_with("--withdrawal")) {
+        args.extend(["--withdrawal-addresses", ADDRESS]);
+    }
     args.extend(["--cluster-dir", dir.to_str().unwrap()]);
     if !more.iter().any(|it| it.starts_with("--network")) {
         args.push("--network=hoodi");

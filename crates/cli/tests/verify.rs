@@ -100,7 +100,7 @@ fn a_damaged_lock_is_the_only_file_that_is_blamed() {
                 shares[3] = shares[1].clone();
             },
         ),
-        ("distributed_validators[1]", "share", |lock| {
+        ("distributed_validators[1].public_shares", "share", |lock| {
             let shares = lock["distributed_validators"][1]["public_shares"]
                 .as_array_mut()
                 .unwrap();
@@ -431,6 +431,44 @@ fn an_unknown_network_is_unchecked_and_only_strict_fails() {
     );
 }
 
+/// A pipe waits for a writer for ever, and there is none.
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_place_of_a_file_is_told_and_not_waited_for() {
+    let Some(vectors) = vectors() else { return };
+    let copy = Copy::of(&vectors, CLUSTERS[2]);
+    let lock = copy.node(0, "cluster-lock.json");
+    let identity = copy.node(1, keyfile::FILE_NAME);
+    let keystore = copy.node(2, "validator_keys/keystore-0.json");
+    let password = copy.node(2, "validator_keys/keystore-1.txt");
+    let deposits = copy.node(3, "deposit-data.json");
+    let alone = copy.root().join("definition.json");
+    let pipes = [&lock, &identity, &keystore, &password, &deposits, &alone];
+    for path in pipes {
+        let _ = fs::remove_file(path);
+        let made = Command::new("mkfifo").arg(path).status().unwrap();
+        assert!(made.success());
+    }
+    let (sender, reports) = std::sync::mpsc::channel();
+    let paths = [copy.root().to_owned(), alone.clone()];
+    std::thread::spawn(move || {
+        for path in paths {
+            sender.send(verify(&path, &[])).unwrap();
+        }
+    });
+    let next = || reports.recv_timeout(std::time::Duration::from_secs(60));
+    let report = next().expect("not to wait for the pipes");
+    for path in &pipes[..5] {
+        let told = |it: &&Value| it["file"] == path.to_str().unwrap() && it["severity"] == "error";
+        assert!(
+            report.findings.iter().any(|it| told(&it)),
+            "{path:?} {report:#?}"
+        );
+    }
+    let report = next().expect("not to wait for the pipe");
+    assert!(report.has("error", &alone, "", "unreadable"), "{report:?}");
+}
+
 #[test]
 fn what_is_nothing_of_a_cluster_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -497,7 +535,7 @@ impl Report {
         self.findings.iter().any(|it| {
             it["severity"] == severity
                 && it["file"] == file.to_str().unwrap()
-                && it["path"].as_str().unwrap().starts_with(path)
+                && it["path"] == path
                 && it["rule"] == rule
         })
     }

@@ -2,19 +2,17 @@
 //!
 //! Spec: cluster, sections 6.3 and 11.3 (modes).
 //!
-//! - **Restart:** a file appears whole, with its mode, or not at all. A crash while writing leaves at
-//!   most a `.<name>.<random>.tmp` beside it.
+//! - **Restart:** a file appears whole, with its mode, or not at all, as all of [`pluto_crypto::disk`].
 //! - **Races:** of several writers exactly one wins; the others get [`WriteError::Exists`]. Nothing
 //!   that is there is ever replaced.
 
 use std::{
-    ffi::OsString,
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    io,
     path::{Path, PathBuf},
 };
 
-use rand::Rng;
+use pluto_crypto::disk;
+use zeroize::Zeroizing;
 
 use crate::error::{FieldError, HashErrors, ParseProblem, ReadError};
 
@@ -25,6 +23,15 @@ pub enum FileMode {
     Owner,
     /// Mode 0444, as definitions and the locks of ceremonies.
     Everyone,
+}
+
+impl FileMode {
+    const fn bits(self) -> u32 {
+        match self {
+            Self::Owner => 0o400,
+            Self::Everyone => 0o444,
+        }
+    }
 }
 
 /// Why a file was not written. Nothing is left behind.
@@ -56,27 +63,24 @@ pub enum WriteError {
 }
 
 /// The content of a file of at most `max` bytes.
-pub(crate) fn read(path: &Path, max: u64) -> Result<Vec<u8>, ReadError> {
+pub(crate) fn read(path: &Path, max: u64) -> Result<Zeroizing<Vec<u8>>, ReadError> {
     let io_error = |source| ReadError::Io {
         path: path.to_owned(),
         source,
     };
-    let mut content = Vec::new();
-    File::open(path)
-        .map_err(io_error)?
-        .take(max + 1)
-        .read_to_end(&mut content)
-        .map_err(io_error)?;
-    if content.len() as u64 > max {
-        return Err(ReadError::Parse {
-            path: path.to_owned(),
-            source: FieldError {
-                path: String::new(),
-                problem: ParseProblem::TooLarge { max },
-            },
-        });
-    }
-    Ok(content)
+    let too_large = || ReadError::Parse {
+        path: path.to_owned(),
+        source: FieldError {
+            path: String::new(),
+            problem: ParseProblem::TooLarge { max },
+        },
+    };
+    let limit = usize::try_from(max).unwrap_or(usize::MAX - 1);
+    disk::read(path, limit).map_err(|error| match error {
+        disk::ReadError::Io(source) => io_error(source),
+        disk::ReadError::TooLong { .. } => too_large(),
+        other => io_error(io::Error::new(io::ErrorKind::InvalidInput, other)),
+    })
 }
 
 /// Writes what could be encoded, where nothing is yet. The folder must exist.
@@ -90,86 +94,11 @@ pub(crate) fn create(
         path: path_buf(),
         source,
     })?;
-    create_io(path, &content, mode).map_err(|source| match source.kind() {
+    disk::create(path, &content, mode.bits()).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => WriteError::Exists { path: path_buf() },
         _ => WriteError::Io {
             path: path_buf(),
             source,
         },
     })
-}
-
-fn create_io(path: &Path, content: &[u8], mode: FileMode) -> io::Result<()> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut temp_name = OsString::from(".");
-    temp_name.push(name);
-    temp_name.push(format!(".{:016x}.tmp", rand::rng().next_u64()));
-
-    let temp = TempFile::create(parent.join(temp_name))?;
-    let mut file = &temp.file;
-    file.write_all(content)?;
-    set_mode(file, mode)?;
-    file.sync_all()?;
-
-    // A link, unlike a rename, fails when the name is taken.
-    fs::hard_link(&temp.path, path)?;
-    drop(temp);
-    sync_dir(parent).inspect_err(|_| {
-        let _ = fs::remove_file(path);
-    })
-}
-
-/// The umask has no say in it.
-fn set_mode(file: &File, mode: FileMode) -> io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = match mode {
-            FileMode::Owner => 0o400,
-            FileMode::Everyone => 0o444,
-        };
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-    }
-    #[cfg(not(unix))]
-    let _ = (file, mode);
-    Ok(())
-}
-
-/// Makes the new name survive a power cut. Only Unix lets a directory be opened for that.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(dir)?.sync_all()
-    } else {
-        Ok(())
-    }
-}
-
-/// A file of mode 0400 that is removed when dropped.
-struct TempFile {
-    file: File,
-    path: PathBuf,
-}
-
-impl TempFile {
-    fn create(path: PathBuf) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o400);
-        Ok(Self {
-            file: options.open(&path)?,
-            path,
-        })
-    }
-}
-
-impl Drop for TempFile {
-    fn drop(&mut self) {
-        // What is left if this fails is named in the module doc.
-        let _ = fs::remove_file(&self.path);
-    }
 }

@@ -4,18 +4,23 @@
 //! whoever can change the file can still change the cluster.
 
 mod create;
+mod deal;
 mod definition;
 mod disk;
 pub mod eip712;
 mod error;
+#[cfg(feature = "http")]
+pub mod http;
 mod json;
 mod lock;
 mod lock_file;
 mod merkle;
+mod parallel;
 pub mod verify;
 mod version;
 
 pub use create::{NewDefinition, NewDefinitionError};
+pub use deal::{DealError, Dealt, NewCluster};
 pub use definition::{
     Addresses, Creator, Definition, MAX_DEFINITION_BYTES, MAX_DEPOSIT_AMOUNTS, Operator,
     OperatorEntry, ValidatorAddresses,

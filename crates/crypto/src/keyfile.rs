@@ -7,20 +7,21 @@
 //! nothing ever replaces a file that exists.
 //!
 //! - **Bounds:** at most [`MAX_FILE_BYTES`] are read.
-//! - **Restart:** the file appears whole or not at all. A crash while writing leaves at most a
-//!   `.<name>.<random>.tmp` beside it.
+//! - **Restart:** the file appears whole or not at all, as all of [`disk`](crate::disk).
 //! - **Races:** of several creators exactly one wins; the others get [`Error::Exists`].
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read, Write},
+    fs::DirBuilder,
+    io,
     path::{Path, PathBuf},
 };
 
-use rand::Rng;
 use zeroize::Zeroizing;
 
-use crate::k1::SecretKey;
+use crate::{
+    disk::{self, ReadError},
+    k1::SecretKey,
+};
 
 /// Name of the key file in a data directory.
 pub const FILE_NAME: &str = "charon-enr-private-key";
@@ -30,6 +31,8 @@ pub const FILE_NAME: &str = "charon-enr-private-key";
 pub const MAX_FILE_BYTES: usize = 4096;
 
 const KEY_HEX_DIGITS: usize = 64;
+
+const MODE: u32 = 0o600;
 
 /// The result of the operations here.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -52,6 +55,12 @@ pub enum Error {
         /// The system's answer.
         #[source]
         source: io::Error,
+    },
+    /// A directory, a pipe or the like.
+    #[error("{} is not a regular file and is no private key; check the path", path.display())]
+    NotAFile {
+        /// What is there.
+        path: PathBuf,
     },
     /// Longer than any key file.
     #[error("{} is longer than {MAX_FILE_BYTES} bytes and is no private key; check the path", path.display())]
@@ -117,15 +126,11 @@ pub fn load(path: impl AsRef<Path>) -> Result<SecretKey> {
         },
     };
 
-    // Of full capacity from the start: growing would leave copies behind.
-    let mut content = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES + 1));
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(MAX_FILE_BYTES as u64 + 1)
-        .read_to_end(&mut content)
-        .map_err(unreadable)?;
-    if content.len() > MAX_FILE_BYTES {
-        return Err(Error::TooLong { path: owned() });
-    }
+    let content = disk::read(path, MAX_FILE_BYTES).map_err(|error| match error {
+        ReadError::Io(source) => unreadable(source),
+        ReadError::NotAFile => Error::NotAFile { path: owned() },
+        ReadError::TooLong { .. } => Error::TooLong { path: owned() },
+    })?;
 
     let digits = content.trim_ascii();
     if digits.starts_with(b"0x") || digits.starts_with(b"0X") {
@@ -168,29 +173,11 @@ pub fn store(path: impl AsRef<Path>, key: &SecretKey) -> Result<()> {
 }
 
 fn store_io(path: &Path, key: &SecretKey) -> io::Result<()> {
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    make_parents(parent)?;
-
-    let mut temp_name = std::ffi::OsString::from(".");
-    temp_name.push(name);
-    temp_name.push(format!(".{:016x}.tmp", rand::rng().next_u64()));
-    let temp = TempFile::create(parent.join(temp_name))?;
-
+    make_parents(&disk::parent(path))?;
     let mut digits = Zeroizing::new([0_u8; KEY_HEX_DIGITS]);
     hex::encode_to_slice(key.expose_bytes().as_slice(), digits.as_mut_slice())
         .map_err(io::Error::other)?;
-    let mut file = &temp.file;
-    file.write_all(digits.as_slice())?;
-    file.sync_all()?;
-
-    // A link, unlike a rename, fails when the name is taken.
-    fs::hard_link(&temp.path, path)?;
-    drop(temp);
-    sync_dir(parent)
+    disk::create(path, digits.as_slice(), MODE)
 }
 
 fn make_parents(parent: &Path) -> io::Result<()> {
@@ -204,40 +191,5 @@ fn make_parents(parent: &Path) -> io::Result<()> {
             Err(io::ErrorKind::NotADirectory.into())
         }
         result => result,
-    }
-}
-
-/// Makes the new name survive a power cut. Only Unix lets a directory be opened for that.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(dir)?.sync_all()
-    } else {
-        Ok(())
-    }
-}
-
-/// A file of mode 0600 that is removed when dropped.
-struct TempFile {
-    file: File,
-    path: PathBuf,
-}
-
-impl TempFile {
-    fn create(path: PathBuf) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        Ok(Self {
-            file: options.open(&path)?,
-            path,
-        })
-    }
-}
-
-impl Drop for TempFile {
-    fn drop(&mut self) {
-        // What is left if this fails is named in the module doc.
-        let _ = fs::remove_file(&self.path);
     }
 }

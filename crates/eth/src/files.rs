@@ -3,17 +3,17 @@
 //! - **Bounds:** a read stops at its limit; only regular files are opened.
 //! - **Symlinks** are followed as long as they stay in the directory, as those of mounted secrets do.
 //!   Whoever can change the directory while it is read could replace its files as well.
-//! - **Restart:** a file appears whole, with its final mode, or not at all. A crash while writing
-//!   leaves at most names that start with a dot and end with `.tmp`.
+//! - **Restart:** a file appears whole, with its final mode, or not at all, as all of
+//!   [`pluto_crypto::disk`]. A crash while writing leaves at most names that start with a dot and end
+//!   with `.tmp`.
 
 use std::{
-    ffi::OsString,
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use rand::Rng;
+use pluto_crypto::disk;
+pub(crate) use pluto_crypto::disk::parent;
 use zeroize::Zeroizing;
 
 /// Why a file was not read or written.
@@ -155,101 +155,25 @@ pub(crate) fn read(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
 }
 
 fn read_resolved(path: &Path, resolved: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
-    // Asked before the file is opened: opening a pipe waits for a writer.
-    let metadata = fs::metadata(resolved).map_err(unreadable(path))?;
-    if !metadata.is_file() {
-        return Err(Error::NotAFile {
-            path: path.to_owned(),
-        });
-    }
-    let expected = usize::try_from(metadata.len()).unwrap_or(limit);
-    // Of full capacity from the start: growing would leave copies of secrets behind.
-    let mut content = Zeroizing::new(Vec::with_capacity(expected.min(limit) + 1));
-    let file = File::open(resolved).map_err(unreadable(path))?;
-    file.take(limit as u64 + 1)
-        .read_to_end(&mut content)
-        .map_err(unreadable(path))?;
-    if content.len() > limit {
-        return Err(Error::TooLong {
-            path: path.to_owned(),
+    let path = || path.to_owned();
+    disk::read(resolved, limit).map_err(|error| match error {
+        disk::ReadError::Io(source) => unreadable(&path())(source),
+        disk::ReadError::TooLong { .. } => Error::TooLong {
+            path: path(),
             limit,
-        });
-    }
-    Ok(content)
+        },
+        _ => Error::NotAFile { path: path() },
+    })
 }
 
 /// Writes a file where nothing is yet. The directory still has to be synced.
 pub(crate) fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let write = || {
-        let temp = TempFile::create(path, content, mode)?;
-        // A link, unlike a rename, fails when the name is taken.
-        fs::hard_link(&temp.path, path)
-    };
-    write().map_err(unwritable(path))
+    disk::create_unsynced(path, content, mode).map_err(unwritable(path))
 }
 
 /// Writes a file, in place of one that may be there.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<()> {
-    let write = || {
-        let temp = TempFile::create(path, content, mode)?;
-        fs::rename(&temp.path, path)?;
-        sync_dir(&parent(path))
-    };
-    write().map_err(unwritable(path))
-}
-
-/// Makes new names survive a power cut. Only Unix lets a directory be opened for that.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(dir)?.sync_all()
-    } else {
-        Ok(())
-    }
-}
-
-pub(crate) fn parent(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
-}
-
-/// A name beside `path` that nobody else chose.
-fn temp_name(path: &Path) -> io::Result<PathBuf> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
-    name.push(format!(".{:016x}.tmp", rand::rng().next_u64()));
-    Ok(parent(path).join(name))
-}
-
-/// A synced file that is removed when dropped.
-struct TempFile {
-    path: PathBuf,
-}
-
-impl TempFile {
-    /// `mode` may be read-only: it does not hold for the handle that creates the file.
-    fn create(target: &Path, content: &[u8], mode: u32) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
-        #[cfg(not(unix))]
-        let _ = mode;
-        let path = temp_name(target)?;
-        let mut file = options.open(&path)?;
-        let temp = Self { path };
-        file.write_all(content)?;
-        file.sync_all()?;
-        Ok(temp)
-    }
-}
-
-impl Drop for TempFile {
-    fn drop(&mut self) {
-        // What is left if this fails is named in the module doc. After a rename there is nothing.
-        let _ = fs::remove_file(&self.path);
-    }
+    disk::replace(path, content, mode).map_err(unwritable(path))
 }
 
 /// Files that belong together: dropped before [`keep`](Self::keep), none of them stays.
@@ -263,7 +187,7 @@ impl NewFiles {
 
     /// Syncs their directory; from here on they stay.
     pub(crate) fn keep(mut self, dir: &Path) -> Result<Vec<PathBuf>> {
-        sync_dir(dir).map_err(unwritable(dir))?;
+        disk::sync_dir(dir).map_err(unwritable(dir))?;
         Ok(std::mem::take(&mut self.0))
     }
 }
@@ -300,7 +224,7 @@ impl NewDirectory {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let create = || {
-                    let temp = temp_name(target)?;
+                    let temp = disk::temp_name(target)?;
                     fs::create_dir(&temp)?;
                     Ok(temp)
                 };
@@ -337,7 +261,7 @@ impl NewDirectory {
         if self.work != self.target {
             let publish = || {
                 fs::rename(&self.work, &self.target)?;
-                sync_dir(&parent(&self.target))
+                disk::sync_dir(&parent(&self.target))
             };
             publish().map_err(|error| match error.kind() {
                 io::ErrorKind::DirectoryNotEmpty => Error::NotEmpty {
@@ -426,18 +350,5 @@ mod tests {
 
         assert_eq!(dir.names(3).unwrap(), ["a", "b", "c"]);
         assert!(matches!(dir.names(2), Err(Error::TooMany { limit: 2, .. })));
-    }
-
-    #[test]
-    fn file_is_read_up_to_its_limit() {
-        let scratch = tempfile::tempdir().unwrap();
-        let path = scratch.path().join("a");
-        fs::write(&path, "abc").unwrap();
-
-        assert_eq!(read(&path, 3).unwrap().as_slice(), b"abc");
-        assert!(matches!(
-            read(&path, 2),
-            Err(Error::TooLong { limit: 2, .. })
-        ));
     }
 }

@@ -100,6 +100,19 @@ impl Cluster {
         })
     }
 
+    /// A cluster that somebody else made: `cluster/node0` and so on in this folder.
+    pub fn adopt(binary: &Path, dir: TempDir) -> Self {
+        Self {
+            binary: binary.to_owned(),
+            dir,
+        }
+    }
+
+    /// The folder of all nodes' folders.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().join("cluster")
+    }
+
     /// The folder of one node.
     pub fn node(&self, index: usize) -> PathBuf {
         self.dir.path().join(format!("cluster/node{index}"))

@@ -16,7 +16,6 @@ use std::{
 use futures::StreamExt;
 use libp2p::{
     PeerId,
-    identity::{self, Keypair},
     swarm::{NetworkBehaviour, SwarmEvent},
 };
 use pluto_cluster::Lock;
@@ -25,7 +24,7 @@ use pluto_crypto::{bls, keyfile};
 use pluto_interop::{Cluster, Running, binaries};
 use pluto_p2p::{
     Node, NodeConfig, P2PContext, behaviours::pluto::PlutoBehaviourEvent, dialer::Book,
-    exchange::Budget,
+    exchange::Budget, identity,
 };
 use pluto_parsigex::{BlsVerifier, Members, Received, Verifier, VerifyError};
 use pluto_peerinfo::Local;
@@ -182,7 +181,7 @@ struct Ours {
 impl Ours {
     fn start(cluster: &Cluster, charons: &[Running]) -> Self {
         let lock = Lock::read(cluster.lock(CHARONS)).unwrap();
-        let key = keypair(&cluster.key(CHARONS));
+        let key = identity::keypair(&keyfile::load(cluster.key(CHARONS)).unwrap());
         let peers: Vec<PeerId> = lock
             .operators()
             .iter()
@@ -255,12 +254,6 @@ impl Ours {
             task,
         }
     }
-}
-
-fn keypair(path: &Path) -> Keypair {
-    let mut bytes = keyfile::load(path).unwrap().expose_bytes();
-    let secret = identity::secp256k1::SecretKey::try_from_bytes(&mut *bytes).unwrap();
-    identity::secp256k1::Keypair::from(secret).into()
 }
 
 fn public_shares(lock: &Lock) -> Vec<(PubKey, BTreeMap<ShareIdx, bls::PublicKey>)> {

@@ -7,7 +7,7 @@
 //! - [`bootnode`] finds relays, [`relay`] uses them.
 //! - [`dialer`], [`gater`] and [`conn_logger`] decide who is dialled, who may come in, what stays.
 //! - [`metrics`] has what a node measures, for a registry of yours.
-//! - [`addr`] reads and filters addresses.
+//! - [`addr`] reads and filters addresses; [`identity`] makes key files and ENRs into peers.
 
 pub mod addr;
 mod bandwidth;
@@ -18,6 +18,7 @@ pub mod dialer;
 pub mod exchange;
 pub mod force_direct;
 pub mod gater;
+pub mod identity;
 pub mod metrics;
 mod muxer;
 pub mod p2p;

@@ -19,18 +19,14 @@ use std::{
 
 use clap::Parser;
 use futures::StreamExt;
-use libp2p::{
-    Multiaddr, PeerId,
-    identity::{self, Keypair},
-    multiaddr::Protocol,
-    swarm::SwarmEvent,
-};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol, swarm::SwarmEvent};
 use pluto_cluster::Lock;
 use pluto_core::{Duty, ParSignedData, PubKey, ShareIdx, signing::Forks};
-use pluto_crypto::{k1, keyfile};
+use pluto_crypto::keyfile;
+use pluto_eth::network::Network;
 use pluto_p2p::{
     Node, NodeConfig, NodeError, P2PContext, behaviours::pluto::PlutoBehaviourEvent,
-    exchange::Budget,
+    exchange::Budget, identity,
 };
 use pluto_parsigex::{BlsVerifier, Event, Members, Received, Unverified, Verifier, VerifyError};
 use tokio_util::sync::CancellationToken;
@@ -64,10 +60,6 @@ pub(crate) enum ListenError {
     Key(#[from] keyfile::Error),
     #[error("{} is not the key of an operator in {}: use both of one node", key.display(), lock.display())]
     NotAnOperator { key: PathBuf, lock: PathBuf },
-    #[error("the identity of an operator cannot be used")]
-    Identity(#[from] identity::DecodingError),
-    #[error("the identity of an operator is no peer id")]
-    PeerId(#[from] identity::ParseError),
     #[error("--peer {peer} is no operator in {}: the lock of another cluster?", lock.display())]
     Stranger { peer: PeerId, lock: PathBuf },
     #[error("--peer {peer} is the member whose key is used: give the others")]
@@ -136,8 +128,8 @@ pub(crate) async fn listen(
     notes: &mut (impl Write + Send),
 ) -> Result<u64, ListenError> {
     let lock = Lock::read(&args.lock)?;
-    let key = keypair(&keyfile::load(&args.key)?)?;
-    let members = members(&lock)?;
+    let key = identity::keypair(&keyfile::load(&args.key)?);
+    let members = members(&lock);
     let local = key.public().to_peer_id();
     let Some(share_idx) = members.share_idx(&local) else {
         let Args { key, lock, .. } = args;
@@ -260,14 +252,9 @@ impl Verifier for Check {
     }
 }
 
-fn members(lock: &Lock) -> Result<Members, ListenError> {
-    let members = lock.operators().iter().map(|operator| {
-        let peer = PeerId::from_bytes(&operator.peer_id)?;
-        Ok((peer, operator.idx.share_idx()))
-    });
-    Ok(Members::new(
-        members.collect::<Result<Vec<_>, ListenError>>()?,
-    ))
+fn members(lock: &Lock) -> Members {
+    let operators = lock.operators().iter();
+    Members::new(operators.map(|it| (identity::peer_id(&it.public_key), it.idx.share_idx())))
 }
 
 type Shares = std::collections::BTreeMap<ShareIdx, pluto_crypto::bls::PublicKey>;
@@ -283,24 +270,33 @@ fn shares(lock: &Lock) -> impl Iterator<Item = (PubKey, Shares)> {
     })
 }
 
-fn keypair(key: &k1::SecretKey) -> Result<Keypair, identity::DecodingError> {
-    let mut bytes = key.expose_bytes();
-    let secret = identity::secp256k1::SecretKey::try_from_bytes(&mut *bytes)?;
-    Ok(identity::secp256k1::Keypair::from(secret).into())
+/// The fork schedule of a public network, by its genesis fork version.
+pub(crate) fn network(genesis_version: [u8; 4]) -> Option<(&'static str, Forks)> {
+    let mut networks = Network::BUILT_IN.into_iter();
+    let network = networks.find(|it| it.genesis_version().0 == genesis_version)?;
+    let (name, root, schedule) = schedule(network.name())?;
+    let mut genesis_validators_root = [0; 32];
+    hex::decode_to_slice(root, &mut genesis_validators_root).ok()?;
+    let forks = Forks {
+        genesis_version,
+        genesis_validators_root,
+        schedule,
+        exit_version: network.capella_version().map(|it| it.0),
+        slots_per_epoch: NonZeroU64::new(32)?,
+    };
+    Some((name, forks))
 }
 
-/// The name and fork schedule of a public network, by its genesis fork version: facts of the
-/// networks' own configurations (github.com/eth-clients).
-pub(crate) fn network(genesis_version: [u8; 4]) -> Option<(&'static str, Forks)> {
+/// What a beacon node says of its network besides: facts of the networks' own configurations
+/// (github.com/eth-clients). Epochs and versions of Altair and all forks after it.
+fn schedule(name: &str) -> Option<(&'static str, &'static str, Vec<(u64, [u8; 4])>)> {
     let mainnet = |n| [n, 0, 0, 0];
     let sepolia = |n| [0x90, 0, 0, n];
     let hoodi = |n| [n, 0, 0x09, 0x10];
-    // Altair, Bellatrix, Capella, Deneb, Electra, Fulu.
-    let (name, root, capella, schedule) = match genesis_version {
-        [0, 0, 0, 0] => (
+    Some(match name {
+        "mainnet" => (
             "mainnet",
             "4b363db94e286120d76eb905340fdd4e54bfe9f06bf33ff6cf5ad27f511bfe95",
-            mainnet(3),
             vec![
                 (74_240, mainnet(1)),
                 (144_896, mainnet(2)),
@@ -310,10 +306,9 @@ pub(crate) fn network(genesis_version: [u8; 4]) -> Option<(&'static str, Forks)>
                 (411_392, mainnet(6)),
             ],
         ),
-        [0x90, 0, 0, 0x69] => (
+        "sepolia" => (
             "sepolia",
             "d8ea171f3c94aea21ebc42a1ed61052acf3f9209c00e4efbaaddac09ed9b8078",
-            sepolia(0x72),
             vec![
                 (50, sepolia(0x70)),
                 (100, sepolia(0x71)),
@@ -323,10 +318,9 @@ pub(crate) fn network(genesis_version: [u8; 4]) -> Option<(&'static str, Forks)>
                 (272_640, sepolia(0x75)),
             ],
         ),
-        [0x10, 0, 0x09, 0x10] => (
+        "hoodi" => (
             "hoodi",
             "212f13fc4df078b6cb7db228f1c8307566dcecf900867401a92023d7ba99cb5f",
-            hoodi(0x40),
             vec![
                 (0, hoodi(0x50)),
                 (2_048, hoodi(0x60)),
@@ -334,15 +328,5 @@ pub(crate) fn network(genesis_version: [u8; 4]) -> Option<(&'static str, Forks)>
             ],
         ),
         _ => return None,
-    };
-    let mut genesis_validators_root = [0; 32];
-    hex::decode_to_slice(root, &mut genesis_validators_root).ok()?;
-    let forks = Forks {
-        genesis_version,
-        genesis_validators_root,
-        schedule,
-        exit_version: Some(capella),
-        slots_per_epoch: NonZeroU64::new(32)?,
-    };
-    Some((name, forks))
+    })
 }

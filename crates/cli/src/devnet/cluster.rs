@@ -1,8 +1,18 @@
-//! What the nodes share: identities on disk, and validator keys split among them.
+//! What the nodes share: a cluster on disk, as `pluto create cluster` makes them, with keystores that
+//! protect nothing and open at once.
 
-use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroU64,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
-use libp2p::{PeerId, identity};
+use libp2p::{PeerId, identity::Keypair};
+use pluto_cluster::{
+    Creator, DealError, Dealt, LockFile, MembersError, NewCluster, NewDefinition,
+    NewDefinitionError, OperatorEntry, ReadError, ValidatorAddresses, Version,
+};
 use pluto_core::{PeerIdx, PubKey, ShareIdx, signing::Forks};
 use pluto_crypto::{
     bls,
@@ -10,36 +20,77 @@ use pluto_crypto::{
     k1,
     keyfile::{self, Error as KeyFileError},
 };
+use pluto_eth::{
+    keystore::{DecryptError, decrypt_all, directory},
+    network::Network,
+    threads,
+};
+use pluto_p2p::identity::{keypair, peer_id};
 
 use crate::{
     args::{self, Net},
-    enr::KEY_FILE,
+    nodes::{self, Keystores, StoreError},
 };
+
+/// The network that the lock and the deposits are for. Duties are signed for no chain at all.
+const NETWORK: Network = Network::HOODI;
+/// Whose the stake would be: nobody's.
+const NOBODY: &str = "0x000000000000000000000000000000000000dEaD";
+const GAS_LIMIT: u64 = 60_000_000;
 
 /// Why a cluster could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SetupError {
     #[error(transparent)]
     KeyFile(#[from] KeyFileError),
-    #[error("the identity key {} cannot be used", path.display())]
-    Identity {
+    #[error("the cluster cannot be described")]
+    Define(#[from] NewDefinitionError),
+    #[error("the cluster cannot be made")]
+    Deal(#[from] DealError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Lock(#[from] ReadError),
+    #[error("the operators in {} are wrong", path.display())]
+    Members {
         path: PathBuf,
         #[source]
-        source: identity::DecodingError,
+        source: MembersError,
     },
-    #[error("the validator keys cannot be split")]
-    Split(#[from] bls::Error),
+    #[error(transparent)]
+    Keystores(#[from] directory::Error),
+    #[error("{} does not open", path.display())]
+    Decrypt {
+        path: PathBuf,
+        #[source]
+        source: DecryptError,
+    },
+    #[error(
+        "the cluster in {} has {nodes} nodes, threshold {threshold} and {validators} validators; \
+         give --nodes {nodes} --threshold {threshold} --validators {validators}, or another --data-dir",
+        path.display()
+    )]
+    OtherShape {
+        path: PathBuf,
+        nodes: usize,
+        threshold: u32,
+        validators: usize,
+    },
+    #[error("{} does not belong to the others; see `pluto verify`, or give another --data-dir", path.display())]
+    Stranger { path: PathBuf },
+    #[error("the validator keys cannot be put together")]
+    Bls(#[from] bls::Error),
 }
 
 type SetupResult<T> = Result<T, SetupError>;
 
-/// A cluster that exists only for this run, but for the nodes' identities.
+/// A cluster that runs here.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) members: Vec<Member>,
     pub(crate) validators: Vec<Validator>,
     pub(crate) threshold: usize,
-    /// What tells this cluster from others, in place of a lock's hash.
+    /// The lock's hash.
     pub(crate) hash: [u8; 32],
     pub(crate) forks: Forks,
     pub(crate) slot_duration: std::time::Duration,
@@ -64,45 +115,64 @@ pub(crate) struct Validator {
     shares: BTreeMap<ShareIdx, bls::SecretKey>,
 }
 
+/// What is on disk.
+struct Files {
+    lock: LockFile,
+    identities: Vec<k1::SecretKey>,
+    /// By node, then by validator.
+    shares: Vec<Vec<bls::SecretKey>>,
+}
+
 impl Cluster {
+    /// Opens the cluster in the data directory, or makes one there.
     pub(crate) fn create(args: &args::Devnet) -> SetupResult<Self> {
-        let mut members = Vec::new();
-        for index in 0..args.nodes {
-            let path = args.data_dir.join(format!("node{index}")).join(KEY_FILE);
-            let key = match keyfile::load(&path) {
-                Err(KeyFileError::Missing { .. }) => keyfile::create(&path)?,
-                other => other?,
-            };
-            let peer = keypair(&key)
-                .map_err(|source| SetupError::Identity { path, source })?
-                .public()
-                .to_peer_id();
-            members.push(Member {
-                peer,
+        let dirs: Vec<_> = (0..args.nodes)
+            .map(|node| args.data_dir.join(format!("node{node}")))
+            .collect();
+        let files = if dirs.iter().any(|it| it.exists()) {
+            open(args, &dirs)?
+        } else {
+            make(args, &dirs)?
+        };
+        let Files {
+            lock,
+            identities,
+            shares,
+        } = files;
+        let wrong = |source| SetupError::Members {
+            path: args.data_dir.clone(),
+            source,
+        };
+        let threshold = lock.definition.usable_threshold().map_err(wrong)? as usize;
+        let share_idx = |node: usize| {
+            let idx = u32::try_from(node).ok().and_then(PeerIdx::new);
+            idx.expect("at most 32 nodes").share_idx()
+        };
+        let validators = lock.validators.iter().enumerate().map(|(validator, it)| {
+            let of_node = shares.iter().enumerate();
+            let of_node = of_node.map(|(node, own)| (share_idx(node), own[validator].clone()));
+            let group = bls::PublicKey::from_bytes(&bytes(&it.pubkey))?;
+            Ok(Validator {
+                pubkey: PubKey::new(group.to_bytes()),
+                group,
+                shares: of_node.collect(),
+            })
+        });
+        let validators = validators.collect::<SetupResult<_>>()?;
+        let members = identities
+            .into_iter()
+            .enumerate()
+            .map(|(node, key)| Member {
+                peer: peer_id(&key.public_key()),
                 enr: Enr::for_key(&key).text().to_owned(),
-                share_idx: PeerIdx::new(index).expect("at most 32 nodes").share_idx(),
+                share_idx: share_idx(node),
                 key,
             });
-        }
-        let threshold = args.threshold.unwrap_or((2 * args.nodes).div_ceil(3));
-        let validators = (0..args.validators)
-            .map(|_| {
-                let secret = bls::SecretKey::generate();
-                let group = secret.public_key();
-                Ok(Validator {
-                    pubkey: PubKey::new(group.to_bytes()),
-                    group,
-                    shares: bls::split(&secret, threshold as usize, args.nodes as usize)?
-                        .into_iter()
-                        .collect(),
-                })
-            })
-            .collect::<SetupResult<Vec<Validator>>>()?;
         Ok(Self {
-            hash: rand::random(),
-            members,
+            members: members.collect(),
             validators,
-            threshold: threshold as usize,
+            threshold,
+            hash: bytes(&lock.lock_hash),
             forks: Forks {
                 // Nothing is signed for a real chain.
                 genesis_version: *b"dev\0",
@@ -121,11 +191,8 @@ impl Cluster {
         self.members.len()
     }
 
-    pub(crate) fn keypair(&self, index: usize) -> Result<identity::Keypair, SetupError> {
-        keypair(&self.members[index].key).map_err(|source| SetupError::Identity {
-            path: PathBuf::new(),
-            source,
-        })
+    pub(crate) fn keypair(&self, index: usize) -> Keypair {
+        keypair(&self.members[index].key)
     }
 
     /// The public shares of all validators.
@@ -146,8 +213,129 @@ impl Validator {
     }
 }
 
-fn keypair(key: &k1::SecretKey) -> Result<identity::Keypair, identity::DecodingError> {
-    let mut bytes = key.expose_bytes();
-    let secret = identity::secp256k1::SecretKey::try_from_bytes(&mut *bytes)?;
-    Ok(identity::secp256k1::Keypair::from(secret).into())
+fn make(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
+    let identities: Vec<_> = dirs.iter().map(|_| k1::SecretKey::generate()).collect();
+    let keys: Vec<_> = (0..args.validators)
+        .map(|_| bls::SecretKey::generate())
+        .collect();
+    let operators = identities.iter().map(|it| OperatorEntry {
+        enr: Enr::for_key(it).text().to_owned(),
+        ..OperatorEntry::default()
+    });
+    let addresses = ValidatorAddresses {
+        fee_recipient: NOBODY.to_owned(),
+        withdrawal: NOBODY.to_owned(),
+    };
+    let definition = NewDefinition {
+        version: Version::LATEST,
+        name: "devnet".to_owned(),
+        operators: operators.collect(),
+        creator: Creator::default(),
+        threshold: args.threshold,
+        fork_version: NETWORK.genesis_version().0,
+        validators: vec![addresses; keys.len()],
+        deposit_amounts: Vec::new(),
+        dkg_algorithm: "default".to_owned(),
+        consensus_protocol: String::new(),
+        target_gas_limit: GAS_LIMIT,
+        compounding: false,
+        created_at: SystemTime::now(),
+    }
+    .build()?;
+    let dealt = NewCluster {
+        definition,
+        network: &NETWORK,
+        identities: &identities,
+        keys: &keys,
+        registered_at: NETWORK.genesis_time_secs(),
+    }
+    .deal()?;
+    nodes::store(
+        &args.data_dir,
+        dirs,
+        &NETWORK,
+        &identities,
+        &dealt,
+        Keystores::Insecure,
+    )?;
+    let Dealt { lock, shares, .. } = dealt;
+    Ok(Files {
+        lock,
+        identities,
+        shares,
+    })
+}
+
+fn open(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
+    // Which cluster it is, before what may not belong to it.
+    let lock = LockFile::read(dirs[0].join("cluster-lock.json"))?;
+    let wrong = |source| SetupError::Members {
+        path: args.data_dir.clone(),
+        source,
+    };
+    let members = lock.definition.members().map_err(wrong)?;
+    let threshold = lock.definition.usable_threshold().map_err(wrong)?;
+    let (nodes, validators) = (members.len(), lock.validators.len());
+    if nodes != dirs.len()
+        || validators != args.validators as usize
+        || args.threshold.is_some_and(|it| it != threshold)
+    {
+        return Err(SetupError::OtherShape {
+            path: args.data_dir.clone(),
+            nodes,
+            threshold,
+            validators,
+        });
+    }
+    let mut identities = Vec::with_capacity(nodes);
+    let mut shares = Vec::with_capacity(nodes);
+    for (node, (dir, member)) in dirs.iter().zip(members).enumerate() {
+        let path = dir.join(keyfile::FILE_NAME);
+        let key = keyfile::load(&path)?;
+        if key.public_key() != member.public_key {
+            return Err(SetupError::Stranger { path });
+        }
+        identities.push(key);
+        shares.push(open_keys(&dir.join("validator_keys"), &lock, node)?);
+    }
+    Ok(Files {
+        lock,
+        identities,
+        shares,
+    })
+}
+
+/// The shares of a node, which are those of the lock.
+fn open_keys(dir: &Path, lock: &LockFile, node: usize) -> SetupResult<Vec<bls::SecretKey>> {
+    let entries = directory::list_sequential(dir)?;
+    if entries.len() != lock.validators.len() {
+        let path = dir.to_owned();
+        return Err(SetupError::Stranger { path });
+    }
+    let sealed = entries.iter().map(directory::Entry::load);
+    let sealed = sealed.collect::<Result<Vec<_>, _>>()?;
+    let opened = decrypt_all(&sealed, threads(), |_| ());
+    let opened = entries.into_iter().zip(opened).zip(&lock.validators);
+    opened
+        .map(|((entry, secret), validator)| {
+            let path = entry.path;
+            let secret = secret.map_err(|source| SetupError::Decrypt {
+                path: path.clone(),
+                source,
+            })?;
+            let public = validator.public_shares.get(node);
+            if public.map(Vec::as_slice) != Some(&secret.public_key().to_bytes()) {
+                return Err(SetupError::Stranger { path });
+            }
+            Ok(secret)
+        })
+        .collect()
+}
+
+/// Padded or cut where the file is wrong: then it is no valid key, or no cluster's hash.
+fn bytes<const N: usize>(from: &[u8]) -> [u8; N] {
+    let mut bytes = [0; N];
+    let len = from.len().min(N);
+    bytes[..len].copy_from_slice(&from[..len]);
+    bytes
 }

@@ -103,7 +103,7 @@ impl Node {
     ) -> Result<Self, Box<dyn Error>> {
         let began = Instant::now();
         let context = P2PContext::new(cluster.members.iter().map(|member| member.peer));
-        let mut config = NodeConfig::new(cluster.keypair(index)?);
+        let mut config = NodeConfig::new(cluster.keypair(index));
         for address in cluster.net.listen() {
             config = config.with_listen(address);
         }

@@ -8,8 +8,9 @@ use std::{
 use pluto_cluster::LockFile;
 use pluto_crypto::{bls, keyfile};
 use pluto_eth::{deposit::file as deposit_file, registration};
+use pluto_p2p::identity::peer_id;
 
-use super::{Check, Checked, DEFINITION_FILE, KEYSTORES_DIR, LOCK_FILE, peer_id, problem::Problem};
+use super::{Check, Checked, DEFINITION_FILE, KEYSTORES_DIR, LOCK_FILE, problem::Problem};
 
 /// Foreign names that are told of; more of them say nothing new.
 const MAX_FOREIGN: usize = 20;
@@ -92,9 +93,8 @@ impl Check<'_> {
             self.add(&path, "", Problem::Mode { mode, usual });
         }
         let operator = members?.iter().position(|it| it.public_key == key);
-        if operator.is_none()
-            && let Some(peer) = peer_id(&key)
-        {
+        if operator.is_none() {
+            let peer = peer_id(&key);
             self.add(path, "", Problem::IdentityOfNobody { peer });
         }
         operator

@@ -5,6 +5,7 @@ use std::{error::Error, path::Path};
 use libp2p::PeerId;
 use pluto_cluster::{Definition, Severity};
 use pluto_eth::network::ForkVersion;
+use pluto_p2p::identity::{name, peer_id};
 use serde_json::{Value, json};
 
 use super::{Check, Kind, Subject, problem::Finding};
@@ -48,6 +49,7 @@ fn summary(check: &Check<'_>) -> Value {
                 "index": index,
                 "share": index + 1,
                 "peer_id": peer(definition, index).map(|it| it.to_string()),
+                "peer_name": peer(definition, index).map(|it| name(&it)),
                 "address": it.address,
             })
         })
@@ -138,7 +140,7 @@ fn describe(check: &Check<'_>, subject: &Subject) {
         definition.operators.len()
     );
     for (index, it) in definition.operators.iter().enumerate() {
-        let peer = peer(definition, index).map(|it| it.to_string());
+        let peer = peer(definition, index).map(|it| format!("{it}  {}", name(&it)));
         let peer = peer.unwrap_or_else(|| "no valid ENR".to_owned());
         println!("    {index:>3}  {peer}  {}", shown(&it.address));
     }
@@ -178,7 +180,8 @@ fn network<'a>(check: &Check<'a>, definition: &Definition) -> Option<&'a str> {
 
 fn peer(definition: &Definition, operator: usize) -> Option<PeerId> {
     let enr = &definition.operators.get(operator)?.enr;
-    super::peer_id(pluto_crypto::enr::Enr::parse(enr).ok()?.public_key())
+    let enr = pluto_crypto::enr::Enr::parse(enr).ok()?;
+    Some(peer_id(enr.public_key()))
 }
 
 fn validators(subject: &Subject) -> Vec<String> {

@@ -11,6 +11,7 @@ use pluto_eth::{
     json,
     keystore::{DecryptError, directory},
 };
+use pluto_p2p::identity::name;
 
 /// One thing that is the matter, with its place.
 #[derive(Debug)]
@@ -47,7 +48,10 @@ pub(super) enum Problem {
     NoIdentity,
     #[error("the identity key cannot be used")]
     Identity(#[source] keyfile::Error),
-    #[error("the identity key is that of {peer}, which is no operator of the cluster")]
+    #[error(
+        "the identity key is that of {} ({peer}), which is no operator of the cluster",
+        name(peer)
+    )]
     IdentityOfNobody { peer: PeerId },
     #[error("others than the owner may read this secret (mode {mode:04o}); usual is {usual:04o}")]
     Mode { mode: u32, usual: u32 },

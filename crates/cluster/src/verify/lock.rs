@@ -1,6 +1,6 @@
 //! A lock: its hash, its keys, and what the cluster signed with them.
 
-use std::{collections::BTreeMap, thread};
+use std::collections::BTreeMap;
 
 use pluto_crypto::{
     bls::{self, ShareIdx},
@@ -14,10 +14,10 @@ use pluto_eth::{
 };
 
 use super::{Findings, Problem, definition};
-use crate::{Definition, Deposit, HashError, LockFile, Registration, ValidatorEntry, Version};
-
-/// Fewer items than this are not worth a thread: a few milliseconds.
-const MIN_ITEMS_PER_THREAD: usize = 16;
+use crate::{
+    Definition, Deposit, HashError, LockFile, Registration, ValidatorEntry, Version,
+    parallel::in_parallel,
+};
 
 const OPERATORS: &str = "cluster_definition.operators";
 const THRESHOLD: &str = "cluster_definition.threshold";
@@ -503,27 +503,4 @@ fn signature(bytes: &[u8]) -> Result<bls::Signature, Problem> {
         .try_into()
         .map_err(|_| Problem::BlsSignatureLength { len })?;
     bls::Signature::from_bytes(bytes).map_err(Problem::BlsSignature)
-}
-
-/// Calls `each` for parts of `items`, with the position of the part, on the cores there are.
-fn in_parallel<T: Sync, R: Send>(
-    items: &[T],
-    each: impl Fn(usize, &[T]) -> Vec<R> + Sync,
-) -> Vec<R> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let size = items.len().div_ceil(cores).max(MIN_ITEMS_PER_THREAD);
-    if items.len() <= size {
-        return each(0, items);
-    }
-    let each = &each;
-    thread::scope(|scope| {
-        let parts = items.chunks(size).enumerate();
-        let threads = parts.map(|(part, items)| scope.spawn(move || each(part * size, items)));
-        let threads: Vec<_> = threads.collect();
-        let done = threads.into_iter().flat_map(|thread| match thread.join() {
-            Ok(done) => done,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        done.collect()
-    })
 }

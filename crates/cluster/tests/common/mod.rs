@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "not every test has a use for everything")]
 
 pub(crate) mod cluster;
+pub(crate) mod server;
 
 use std::{
     fs,

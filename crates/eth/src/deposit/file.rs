@@ -72,6 +72,9 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// More amounts than files can be.
+    #[error("more than {MAX_FILES} different amounts")]
+    TooManyAmounts,
     /// Nothing to write.
     #[error("no deposits to write")]
     Empty,
@@ -254,6 +257,26 @@ fn read_entry(entry: &Field<'_>) -> json::Result<Entry> {
 
 /// The text that Charon would write: sorted by public key. Refuses what [`store`] refuses.
 pub fn to_json(entries: &[Entry]) -> Result<Vec<u8>> {
+    let sorted = sorted(entries)?;
+    for (at, error) in check(entries) {
+        if let EntryError::PublicKey(source) | EntryError::Signature(source) = error {
+            return Err(Error::BadSignature {
+                public_key: entries[at].deposit.message.public_key,
+                amount: amount(&entries[at]),
+                source,
+            });
+        }
+    }
+    Ok(text(&sorted))
+}
+
+fn text(sorted: &[&Entry]) -> Vec<u8> {
+    let entries: Vec<_> = sorted.iter().map(|it| EntryJson::new(it)).collect();
+    json::to_vec(&entries, " ")
+}
+
+/// Of one amount, each for another validator.
+fn sorted(entries: &[Entry]) -> Result<Vec<&Entry>> {
     let amounts: BTreeSet<_> = entries.iter().map(amount).collect();
     let mut amounts = amounts.into_iter();
     let amount = amounts.next().ok_or(Error::Empty)?;
@@ -272,17 +295,7 @@ pub fn to_json(entries: &[Entry]) -> Result<Vec<u8>> {
             amount,
         });
     }
-    for (at, error) in check(entries) {
-        if let EntryError::PublicKey(source) | EntryError::Signature(source) = error {
-            return Err(Error::BadSignature {
-                public_key: key(&entries[at]),
-                amount,
-                source,
-            });
-        }
-    }
-    let entries: Vec<_> = sorted.into_iter().map(EntryJson::new).collect();
-    Ok(json::to_vec(&entries, " "))
+    Ok(sorted)
 }
 
 /// Sorts entries into the files they belong to, keeping their order.
@@ -299,35 +312,63 @@ fn amount(entry: &Entry) -> Gwei {
     entry.deposit.message.amount
 }
 
-/// Writes one new file for each amount into a directory, and returns their paths.
-///
-/// Refuses to write nothing, two deposits of one amount for one validator, or a deposit that does
-/// not verify. Nothing is overwritten and nothing is left behind on failure.
+/// The files of deposits, one for each amount, ready to be written into any number of directories.
+#[derive(Debug, Clone)]
+pub struct Files(Vec<(String, Vec<u8>)>);
+
+impl Files {
+    /// Refuses to write nothing, two deposits of one amount for one validator, or a deposit that does
+    /// not verify.
+    pub fn new(network: &Network, deposits: &[Deposit]) -> Result<Self> {
+        Self::with(network, deposits, to_json)
+    }
+
+    /// For deposits whose signatures the caller has verified, or made: that takes a millisecond for
+    /// each. Everything else is refused as by [`new`](Self::new).
+    pub fn of_verified(network: &Network, deposits: &[Deposit]) -> Result<Self> {
+        Self::with(network, deposits, |entries| Ok(text(&sorted(entries)?)))
+    }
+
+    fn with(
+        network: &Network,
+        deposits: &[Deposit],
+        to_json: impl Fn(&[Entry]) -> Result<Vec<u8>>,
+    ) -> Result<Self> {
+        let files = by_amount(deposits.iter().map(|deposit| Entry::new(*deposit, network)));
+        if files.is_empty() {
+            return Err(Error::Empty);
+        }
+        if files.len() > MAX_FILES {
+            return Err(Error::TooManyAmounts);
+        }
+        files
+            .into_iter()
+            .map(|(amount, entries)| Ok((name(amount), to_json(&entries)?)))
+            .collect::<Result<_>>()
+            .map(Self)
+    }
+
+    /// Writes the files into a directory, and returns their paths. Nothing is overwritten and nothing
+    /// is left behind on failure.
+    pub fn store(&self, dir: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
+        let dir = dir.as_ref();
+        let mut written = NewFiles::default();
+        for (name, text) in &self.0 {
+            let path = dir.join(name);
+            files::write_new(&path, text, MODE)?;
+            written.add(path);
+        }
+        Ok(written.keep(dir)?)
+    }
+}
+
+/// [`Files`] for one directory.
 pub fn store(
     dir: impl AsRef<Path>,
     network: &Network,
     deposits: &[Deposit],
 ) -> Result<Vec<PathBuf>> {
-    let dir = dir.as_ref();
-    let files = by_amount(deposits.iter().map(|deposit| Entry::new(*deposit, network)));
-    if files.is_empty() {
-        return Err(Error::Empty);
-    }
-    if files.len() > MAX_FILES {
-        return Err(Error::TooManyFiles {
-            path: dir.to_owned(),
-        });
-    }
-    let texts = files
-        .into_iter()
-        .map(|(amount, entries)| Ok((dir.join(name(amount)), to_json(&entries)?)))
-        .collect::<Result<Vec<_>>>()?;
-    let mut written = NewFiles::default();
-    for (path, text) in texts {
-        files::write_new(&path, &text, MODE)?;
-        written.add(path);
-    }
-    Ok(written.keep(dir)?)
+    Files::new(network, deposits)?.store(dir)
 }
 
 /// Lists the deposit files of a directory by name, which puts the one of 32 ETH last; reads none.
