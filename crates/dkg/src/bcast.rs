@@ -29,23 +29,21 @@ mod component;
 pub mod core;
 mod error;
 mod registry;
+#[cfg(test)]
+pub(crate) mod vectors;
 mod wire;
 mod workers;
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::time::Duration;
 
 use libp2p::PeerId;
-use pluto_core::PeerIdx;
 use pluto_crypto::k1;
 use pluto_p2p::{
     P2PContext,
     exchange::{Budget, Feature, Protocol, Repeat, Shape, Slot, exchange},
 };
-use tokio_util::sync::CancellationToken;
 
+use self::component::{Limits, Shared};
 pub(crate) use self::wire::verify;
 pub use self::{
     agree::Serves,
@@ -55,11 +53,6 @@ pub use self::{
     error::{AgreeError, BroadcastError, Cause, ConfigError, Failure, Refusal},
     registry::{Delivered, MAX_IDS, RegisterError},
     wire::{Digest, Generation, Signature, SignatureError},
-};
-use self::{
-    component::{Limits, Member, Shared},
-    registry::Registry,
-    workers::Workers,
 };
 
 /// Under what something is broadcast, such as `/charon/dkg/node_sig`. It looks like a protocol id
@@ -147,10 +140,7 @@ pub fn new(
         deliver_timeout,
         read_timeout,
     } = config;
-    let members = members(&peers)?;
-    let own = key.public_key();
-    let local = members.iter().find(|member| member.key == own);
-    let local = local.ok_or(ConfigError::NotAMember)?.idx;
+    let shared = Shared::new(&peers, key, session)?;
     let ours = generation.map_or_else(|| Generation::ALL.to_vec(), |pinned| vec![pinned]);
 
     let protocol = |ids: Vec<_>, write_timeout| Protocol {
@@ -167,17 +157,6 @@ pub fn new(
     let protocols = vec![protocol(sig, sign_timeout), protocol(msg, deliver_timeout)];
     let (behaviour, handle, inbound) = exchange(context.clone(), budget, protocols);
 
-    let shared = Arc::new(Shared {
-        session,
-        key,
-        local,
-        members: members.into(),
-        registry: Registry::default(),
-        ledger: std::sync::Mutex::default(),
-        workers: Workers::all(),
-        chosen: OnceLock::new(),
-        closed: CancellationToken::new(),
-    });
     let limits = Limits {
         agree: agree_timeout,
         sign: sign_timeout,
@@ -188,17 +167,4 @@ pub fn new(
         Feature::new(behaviour, Rules::new(shared, inbound)),
         component,
     ))
-}
-
-fn members(peers: &[PeerId]) -> Result<Vec<Member>, ConfigError> {
-    let mut members: Vec<Member> = Vec::with_capacity(peers.len());
-    for (idx, peer) in (0..).map_while(PeerIdx::new).zip(peers.iter().copied()) {
-        let key = k1::public_key_from_peer_id(&peer.to_bytes())
-            .map_err(|source| ConfigError::Key { peer, source })?;
-        if members.iter().any(|member| member.peer == peer) {
-            return Err(ConfigError::Twice { peer });
-        }
-        members.push(Member { peer, idx, key });
-    }
-    Ok(members)
 }

@@ -12,6 +12,9 @@
 //! ever for one that does not come; ours are kept, and the wait has a deadline that names who is
 //! missing. A message for somebody else's place is refused before it is signed.
 
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 use libp2p::PeerId;
 use pluto_core::PeerIdx;
@@ -141,9 +144,15 @@ impl NodeSignatures {
         let collect = async {
             while come.contains(&false) {
                 let delivered = received.recv().await.ok_or(NodeSignaturesError::Closed)?;
-                let at = delivered.idx.as_usize();
-                signatures[at] = read(&component, own, &delivered)?;
-                come[at] = true;
+                let Delivered { peer, idx, message } = delivered;
+                // Only members deliver.
+                let Some(key) = component.key_of(idx) else {
+                    continue;
+                };
+                let signature = read_from(key, own, &message)
+                    .map_err(|source| NodeSignaturesError::Bad { peer, source })?;
+                signatures[idx.as_usize()] = signature;
+                come[idx.as_usize()] = true;
             }
             Ok(())
         };
@@ -193,18 +202,16 @@ fn check(sender: PeerIdx, message: &pb::MsgNodeSig) -> Result<(), Malformed> {
     }
 }
 
-fn read(
-    component: &Component,
+/// What is stored for a sender.
+fn read_from(
+    key: &k1::PublicKey,
     own: Own,
-    Delivered { peer, idx, message }: &Delivered<pb::MsgNodeSig>,
-) -> Result<Option<Signature>, NodeSignaturesError> {
-    let (Own::Sign(lock_hash), Some(key)) = (own, component.key_of(*idx)) else {
-        return Ok(None);
-    };
-    verify(key, &lock_hash, message).map_err(|source| NodeSignaturesError::Bad {
-        peer: *peer,
-        source,
-    })
+    message: &pb::MsgNodeSig,
+) -> Result<Option<Signature>, SignatureError> {
+    match own {
+        Own::Leave => Ok(None),
+        Own::Sign(lock_hash) => verify(key, &lock_hash, message),
+    }
 }
 
 fn verify(

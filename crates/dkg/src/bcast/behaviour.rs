@@ -233,7 +233,7 @@ async fn serve(request: Request, sender: Sender, shared: Arc<Shared>) -> (PeerId
 }
 
 /// Signs what the peer broadcasts, if it may be.
-async fn sign(
+pub(super) async fn sign(
     body: &Bytes,
     generation: Generation,
     sender: Sender,
@@ -278,7 +278,7 @@ fn sign_for(
 }
 
 /// Takes a delivery: everything is checked, then the subscriber gets it, then it is confirmed.
-async fn take(
+pub(super) async fn take(
     body: &Bytes,
     generation: Generation,
     sender: Sender,

@@ -25,7 +25,7 @@ use super::{
     CheckError, MSG, MessageId, SIG,
     agree::{Choice, Serves, choose},
     core::{Equivocation, Ledger, Next, Round},
-    error::{AgreeError, BroadcastError, Cause, Failure},
+    error::{AgreeError, BroadcastError, Cause, ConfigError, Failure},
     registry::{Delivered, RegisterError, Registry},
     wire::{self, Digest, Generation, Signature},
     workers::Workers,
@@ -56,6 +56,28 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn new(
+        peers: &[PeerId],
+        key: k1::SecretKey,
+        session: [u8; 32],
+    ) -> Result<Arc<Self>, ConfigError> {
+        let members = members(peers)?;
+        let own = key.public_key();
+        let local = members.iter().find(|member| member.key == own);
+        let local = local.ok_or(ConfigError::NotAMember)?.idx;
+        Ok(Arc::new(Self {
+            session,
+            key,
+            local,
+            members: members.into(),
+            registry: Registry::default(),
+            ledger: Mutex::default(),
+            workers: Workers::all(),
+            chosen: OnceLock::new(),
+            closed: CancellationToken::new(),
+        }))
+    }
+
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,6 +96,19 @@ impl Shared {
     pub(super) fn hash(&self, generation: Generation, id: MessageId, any: &Any) -> Digest {
         generation.hash(&self.session, id, &any.type_url, &any.value)
     }
+}
+
+fn members(peers: &[PeerId]) -> Result<Vec<Member>, ConfigError> {
+    let mut members: Vec<Member> = Vec::with_capacity(peers.len());
+    for (idx, peer) in (0..).map_while(PeerIdx::new).zip(peers.iter().copied()) {
+        let key = k1::public_key_from_peer_id(&peer.to_bytes())
+            .map_err(|source| ConfigError::Key { peer, source })?;
+        if members.iter().any(|member| member.peer == peer) {
+            return Err(ConfigError::Twice { peer });
+        }
+        members.push(Member { peer, idx, key });
+    }
+    Ok(members)
 }
 
 /// How long a component waits.

@@ -72,7 +72,7 @@ impl Generation {
 
     /// What is signed.
     #[must_use]
-    pub fn hash(self, session: &[u8; 32], id: &str, type_url: &str, value: &[u8]) -> Digest {
+    pub fn hash(self, session: &[u8], id: &str, type_url: &str, value: &[u8]) -> Digest {
         let mut hash = Sha256::new();
         match self {
             Self::V1 => {
@@ -80,7 +80,7 @@ impl Generation {
                 hash.update(value);
             }
             Self::V2 => {
-                for part in [&session[..], id.as_bytes(), type_url.as_bytes(), value] {
+                for part in [session, id.as_bytes(), type_url.as_bytes(), value] {
                     hash.update((part.len() as u64).to_be_bytes());
                     hash.update(part);
                 }
