@@ -79,8 +79,9 @@ fn start(key: Keypair, peers: &[PeerId]) -> Result<Running, Box<dyn Error>> {
             .ok_or_else(|| "in another's name".into())
     })?;
     let node_config = NodeConfig::new(key).with_listen("/ip4/127.0.0.1/tcp/0".parse()?);
-    let build = |_: &_| Ok::<_, Infallible>((behaviour, ()));
-    let (node, ()) = Node::new(node_config, context, build)?;
+    let (node, ()) = Node::new(node_config, context, |_| {
+        Ok::<_, Infallible>((behaviour, ()))
+    })?;
     let control = node.control();
     tokio::spawn(node.run(CancellationToken::new()));
     Ok((control, component, greetings))
