@@ -7,8 +7,9 @@
 
 mod support;
 
-use futures::{AsyncReadExt, AsyncWriteExt, future::join_all};
-use libp2p::{PeerId, identity::Keypair};
+use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, future::join_all};
+use libp2p::{PeerId, Stream, identity::Keypair};
+use libp2p_stream::IncomingStreams;
 use pluto_dkg::bcast::{
     AgreeError, BroadcastError, Cause, Config, ConfigError, Event, Failure, Generation, Phase,
     Refusal, RegisterError, SignatureError,
@@ -17,7 +18,7 @@ use pluto_p2p::{
     exchange::{self, Rejection, Step},
     proto,
 };
-use pluto_testkit::{RawPeer, TCP, TRANSPORTS, ids, key, within};
+use pluto_testkit::{LIMIT, Link, RawPeer, TCP, TRANSPORTS, ids, key, keys, within};
 use prost_types::Any;
 use support::{
     Hand, ID, MSG, Node, Note, SESSION, SIG, any, cluster, delivery, hasty, meet, note, secret,
@@ -566,4 +567,174 @@ async fn expect_refusal(node: &mut Node, phase: Phase, fits: fn(&Refusal) -> boo
         } if at == phase && fits(&cause) => {}
         other => panic!("{other:?}"),
     }
+}
+
+/// Where a broadcast stands when a connection goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Moment {
+    /// The peer was asked to sign.
+    Collecting,
+    /// The peer got the message and has not confirmed.
+    Delivering,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_connection_may_come_and_either_may_go_in_each_phase() {
+    for moment in [Moment::Collecting, Moment::Delivering] {
+        for goes in [0, 1] {
+            let mut pair = Linked::start().await;
+            pair.connect(0).await;
+            pair.known().await;
+            let broadcast = tokio::spawn(pair.node.test.handle.broadcast(ID, &note("whole")));
+
+            let (any, mut stream) = pair.asked().await;
+            if moment == Moment::Collecting {
+                pair.connect(1).await;
+                pair.cut(goes).await;
+                if goes == 0 {
+                    // The same again, on the connection that is left.
+                    let (again, other) = pair.asked().await;
+                    assert_eq!(again, any);
+                    stream = other;
+                }
+            }
+            answer(&mut stream, &signed(&pair.raw.key, &SESSION, &any)).await;
+
+            let (delivered, mut stream) = pair.delivered().await;
+            if moment == Moment::Delivering {
+                pair.connect(1).await;
+                pair.cut(goes).await;
+                if goes == 0 {
+                    let (again, other) = pair.delivered().await;
+                    assert_eq!(again, delivered);
+                    stream = other;
+                }
+            }
+            answer(&mut stream, &proto::Frame::from_body(&[])).await;
+            let result = within(broadcast).await.unwrap();
+            assert!(result.is_ok(), "{moment:?} {goes}: {result:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_again_on_another_connection_is_answered_and_delivered_once() {
+    for goes in [0, 1] {
+        let mut pair = Linked::start().await;
+        let said = any(&note("again"));
+        let own = signed(&pair.node.test.key, &SESSION, &said);
+        let signatures = [&pair.node.test.key, &pair.raw.key]
+            .map(|key| sign(key, &SESSION, &said))
+            .to_vec();
+        let frames = [
+            ("/charon/dkg/bcast/2.0.0/sig", sig_request(&said), own),
+            (
+                "/charon/dkg/bcast/2.0.0/msg",
+                delivery(&said, signatures),
+                proto::Frame::from_body(&[]),
+            ),
+        ];
+        for (id, frame, expected) in frames {
+            pair.connect(0).await;
+            pair.connect(1).await;
+            assert_eq!(pair.ask(id, &frame).await, expected.as_bytes());
+            pair.cut(goes).await;
+            assert_eq!(pair.ask(id, &frame).await, expected.as_bytes());
+            pair.cut(1 - goes).await;
+        }
+        assert_eq!(pair.node.note().await, (pair.raw.id(), "again".to_owned()));
+        assert!(pair.node.notes.try_recv().is_err(), "delivered once");
+    }
+}
+
+/// A node and a peer by hand with two links between them.
+struct Linked {
+    node: Node,
+    raw: RawPeer,
+    links: [Link; 2],
+    requests: IncomingStreams,
+    deliveries: IncomingStreams,
+}
+
+impl Linked {
+    async fn start() -> Self {
+        // The peer's id is the smaller: the node leaves it to it to retire surplus connections.
+        let [raw, node] = keys();
+        let known = ids(&[node.clone(), raw.clone()]);
+        let node = Node::start(&node, &known, TCP, |config| config).await;
+        let mut raw = RawPeer::start_identified(raw).await;
+        Self {
+            requests: raw.serve("/charon/dkg/bcast/2.0.0/sig"),
+            deliveries: raw.serve("/charon/dkg/bcast/2.0.0/msg"),
+            links: [
+                Link::to(&node.test.addresses[0]).await,
+                Link::to(&node.test.addresses[0]).await,
+            ],
+            node,
+            raw,
+        }
+    }
+
+    async fn connect(&mut self, link: usize) {
+        let before = self.connections();
+        let address = self.links[link].address();
+        assert!(self.raw.dial(self.node.id(), &address).await);
+        self.has_connections(before + 1).await;
+    }
+
+    async fn cut(&mut self, link: usize) {
+        let before = self.connections();
+        self.links[link].cut();
+        self.has_connections(before - 1).await;
+        self.raw.closed(self.node.id()).await;
+    }
+
+    fn connections(&self) -> usize {
+        let view = self.node.test.context.view();
+        view.peer(&self.raw.id()).map_or(0, |peer| peer.paths.len())
+    }
+
+    async fn has_connections(&self, count: usize) {
+        let raw = self.raw.id();
+        let has = self
+            .node
+            .test
+            .context
+            .wait_for(|view| (view.peer(&raw)?.paths.len() == count).then_some(()));
+        within(has).await.unwrap();
+    }
+
+    /// The node knows what the peer serves.
+    async fn known(&self) {
+        let agreed = within(self.node.test.handle.agree()).await;
+        assert_eq!(agreed.unwrap(), Generation::V2);
+    }
+
+    async fn asked(&mut self) -> (Any, Stream) {
+        let (_, mut stream) = within(self.requests.next()).await.unwrap();
+        let request =
+            proto::read_protobuf_with_max_size::<support::SigRequest>(&mut stream, 1 << 16, LIMIT);
+        (request.await.unwrap().message.unwrap(), stream)
+    }
+
+    async fn delivered(&mut self) -> (support::Delivery, Stream) {
+        let (_, mut stream) = within(self.deliveries.next()).await.unwrap();
+        let delivery = proto::read_protobuf_with_max_size(&mut stream, 1 << 16, LIMIT);
+        (delivery.await.unwrap(), stream)
+    }
+
+    /// Asks the node, and returns all it says.
+    async fn ask(&mut self, id: &'static str, frame: &proto::Frame) -> Vec<u8> {
+        let mut stream = self.raw.open(self.node.id(), id).await.unwrap();
+        stream.write_all(frame.as_bytes()).await.unwrap();
+        stream.close().await.unwrap();
+        let mut said = Vec::new();
+        within(stream.read_to_end(&mut said)).await.unwrap();
+        said
+    }
+}
+
+async fn answer(stream: &mut Stream, frame: &proto::Frame) {
+    stream.write_all(frame.as_bytes()).await.unwrap();
+    stream.close().await.unwrap();
 }
