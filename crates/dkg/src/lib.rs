@@ -13,3 +13,7 @@ pub mod sync;
 mod pb {
     include!(concat!(env!("OUT_DIR"), "/dkg.dkgpb.v1.rs"));
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -25,6 +25,11 @@ use support::{
     sig_request, sign, signed,
 };
 
+/// Whether a refusal is the one that is expected.
+type Fits = fn(&Refusal) -> bool;
+/// Answers a request to sign.
+type Signer<'a> = dyn Fn(&Keypair, &Any) -> proto::Frame + Send + Sync + 'a;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_each_says_reaches_all_over_tcp_and_over_quic() {
     for listen in TRANSPORTS {
@@ -186,7 +191,7 @@ async fn who_signs_and_vanishes_is_named_and_the_others_have_it() {
 async fn a_bad_signature_fails_with_its_peer() {
     let (node, mut hands) = with_hands::<2>(|config| config).await;
     let other = hands[1].test.key.clone();
-    let bad: [&dyn Fn(&Keypair, &Any) -> proto::Frame; 5] = [
+    let bad: [&Signer<'_>; 5] = [
         &|_, any| signed(&other, &SESSION, any),
         &|key, any| signed(key, &[8; 32], any),
         &|key, _| signed(key, &SESSION, &support::any(&note("else"))),
@@ -206,12 +211,12 @@ async fn a_bad_signature_fails_with_its_peer() {
             (failure.peer, failure.phase),
             (hands[0].id(), Phase::Collecting)
         );
-        let fits = match (at, &failure.cause) {
+        let fits = matches!(
+            (at, &failure.cause),
             (0..=2, Cause::Signature(SignatureError::Key(_)))
-            | (3, Cause::Signature(SignatureError::Length { len: 0 }))
-            | (4, Cause::Decode(_)) => true,
-            _ => false,
-        };
+                | (3, Cause::Signature(SignatureError::Length { len: 0 }))
+                | (4, Cause::Decode(_))
+        );
         assert!(fits, "{at}: {failure:?}");
     }
 }
@@ -319,7 +324,7 @@ async fn what_is_malformed_is_refused_with_its_cause() {
         id: "/test/other".to_owned(),
         message: Some(good.clone()),
     };
-    let requests: Vec<(proto::Frame, fn(&Refusal) -> bool)> = vec![
+    let requests: Vec<(proto::Frame, Fits)> = vec![
         (
             sig_request(&with_url("type.googleapis.com/pluto.test.Other")),
             |it| matches!(it, Refusal::OtherType),
@@ -363,7 +368,7 @@ async fn what_is_malformed_is_refused_with_its_cause() {
     let (own, hand) = (node.test.key.clone(), hands[0].test.key.clone());
     let [own_good, hand_good] = [&own, &hand].map(|key| sign(key, &SESSION, &good));
     let foreign = [&own, &hand].map(|key| sign(key, &[8; 32], &good));
-    let deliveries: Vec<(Vec<Vec<u8>>, fn(&Refusal) -> bool)> = vec![
+    let deliveries: Vec<(Vec<Vec<u8>>, Fits)> = vec![
         (vec![], |it| {
             matches!(
                 it,
@@ -409,10 +414,10 @@ async fn what_is_malformed_is_refused_with_its_cause() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_absurd_length_and_a_stream_that_stalls_end_in_time() {
-    for listen in 0..2 {
+    for listen in TRANSPORTS {
         let keys = [key(), key()];
         let known = ids(&keys);
-        let mut node = Node::start(&keys[0], &known, TRANSPORTS[listen], hasty).await;
+        let mut node = Node::start(&keys[0], &known, listen, hasty).await;
         let mut raw = RawPeer::start(keys[1].clone()).await;
         assert!(raw.dial(known[0], &node.test.addresses[0]).await);
 
@@ -560,7 +565,7 @@ fn only(result: Result<(), BroadcastError>) -> Failure {
     }
 }
 
-async fn expect_refusal(node: &mut Node, phase: Phase, fits: fn(&Refusal) -> bool) {
+async fn expect_refusal(node: &mut Node, phase: Phase, fits: Fits) {
     match node.event().await {
         Event::Refused {
             phase: at, cause, ..
