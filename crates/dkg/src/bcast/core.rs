@@ -85,6 +85,8 @@ pub enum Arrival {
 #[derive(Debug, Clone)]
 struct Said {
     first: Statement,
+    /// What we signed for it, and with what.
+    signed: Option<(Digest, Signature)>,
     delivered: bool,
     second: Option<Statement>,
 }
@@ -108,6 +110,7 @@ impl Ledger {
             Entry::Vacant(vacant) => {
                 vacant.insert(Said {
                     first: Statement::new(digest, value),
+                    signed: None,
                     delivered: false,
                     second: None,
                 });
@@ -123,6 +126,21 @@ impl Ledger {
             said.second = Some(Statement::new(digest, value));
         }
         Err(Contradiction { is_new })
+    }
+
+    /// We signed a hash for what the peer said.
+    pub fn on_signed(&mut self, peer: PeerIdx, id: MessageId, hash: Digest, signature: Signature) {
+        if let Some(said) = self.said.get_mut(&(peer, id)) {
+            said.signed = Some((hash, signature));
+        }
+    }
+
+    /// Our signature over this hash, if it is the last that we made for what the peer said. It is
+    /// given out again, and recognised without a check.
+    #[must_use]
+    pub fn signature(&self, peer: PeerIdx, id: MessageId, hash: &Digest) -> Option<Signature> {
+        let (signed, signature) = self.said.get(&(peer, id))?.signed?;
+        (signed == *hash).then_some(signature)
     }
 
     /// The peer delivers something, whose signatures are still to be checked.

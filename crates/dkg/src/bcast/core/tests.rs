@@ -27,6 +27,29 @@ fn the_same_may_be_signed_again_and_nothing_else() {
 }
 
 #[test]
+fn our_signature_is_remembered_for_its_hash_only() {
+    let mut ledger = Ledger::default();
+    ledger.on_signed(peer(1), ID, [7; 32], [1; 65]);
+    assert_eq!(
+        ledger.signature(peer(1), ID, &[7; 32]),
+        None,
+        "nothing said"
+    );
+
+    ledger.on_request(peer(1), ID, [7; 32], b"").unwrap();
+    assert_eq!(
+        ledger.signature(peer(1), ID, &[7; 32]),
+        None,
+        "nothing signed"
+    );
+    ledger.on_signed(peer(1), ID, [7; 32], [1; 65]);
+    assert_eq!(ledger.signature(peer(1), ID, &[7; 32]), Some([1; 65]));
+    assert_eq!(ledger.signature(peer(1), ID, &[8; 32]), None);
+    assert_eq!(ledger.signature(peer(2), ID, &[7; 32]), None);
+    assert_eq!(ledger.signature(peer(1), OTHER, &[7; 32]), None);
+}
+
+#[test]
 fn evidence_holds_both_statements_and_is_bounded() {
     let mut ledger = Ledger::default();
     let long = vec![1; MAX_KEPT + 1];
