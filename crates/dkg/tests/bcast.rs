@@ -149,7 +149,12 @@ async fn a_slow_signer_is_named_and_the_others_are_asked_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_receiver_is_named_and_the_others_get_it_at_once() {
-    let (node, mut hands) = with_hands::<2>(hasty).await;
+    let (node, mut hands) = with_hands::<2>(|config| Config {
+        // Only this phase: signing may take as long as the test does.
+        deliver_timeout: hasty(config.clone()).deliver_timeout,
+        ..config
+    })
+    .await;
     let broadcast = node.broadcast("slow");
     let peers = async {
         hands[0].signs().await;
@@ -171,7 +176,12 @@ async fn a_slow_receiver_is_named_and_the_others_get_it_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_signs_and_vanishes_is_named_and_the_others_have_it() {
-    let (node, hands) = with_hands::<2>(hasty).await;
+    let (node, hands) = with_hands::<2>(|config| Config {
+        // Only this phase: signing may take as long as the test does.
+        deliver_timeout: hasty(config.clone()).deliver_timeout,
+        ..config
+    })
+    .await;
     let [mut goes, mut stays] = hands;
     let gone = goes.id();
     let broadcast = node.broadcast("bye");
