@@ -15,7 +15,10 @@
 #[cfg(test)]
 mod tests;
 
+use std::pin::pin;
+
 use bytes::Bytes;
+use futures::future::{Either, select};
 use libp2p::PeerId;
 use pluto_core::PeerIdx;
 use pluto_crypto::k1;
@@ -156,10 +159,24 @@ impl NodeSignatures {
             }
             Ok(())
         };
+        let sent = async { broadcast.await.map_err(NodeSignaturesError::from) };
         let both = async {
-            let sent = async { broadcast.await.map_err(NodeSignaturesError::from) };
-            futures::try_join!(sent, collect).map(drop)
+            match select(pin!(sent), pin!(collect)).await {
+                Either::Left((sent, collect)) => {
+                    sent?;
+                    collect.await
+                }
+                Either::Right((collected, sent)) => {
+                    // Ours goes to all even if one of theirs is bad: they have to see it too.
+                    match (timeout_at(by, sent).await, collected) {
+                        (_, Err(error)) | (Ok(Err(error)), Ok(())) => Err(error),
+                        (Ok(Ok(())), Ok(())) => Ok(()),
+                        (Err(_), Ok(())) => Err(NodeSignaturesError::Unconfirmed),
+                    }
+                }
+            }
         };
+        // The inner time-out is looked at first, so that what it found is not lost.
         match timeout_at(by, both).await {
             Ok(done) => done?,
             Err(_) => {
