@@ -10,6 +10,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ],
         ["proto"],
     )?;
-    prost_build::Config::new().bytes(["."]).compile_fds(files)?;
+    prost_build::Config::new()
+        .bytes(["."])
+        .enable_type_names()
+        .compile_fds(files)?;
     Ok(())
 }

@@ -38,7 +38,7 @@ pub use self::{
     handler::{FromBehaviour, Handler, Opening, Rejected, Rejection},
     handles::{Client, Server},
     reason::{MAX_TEXT, Reason, SignatureFault, Step, WaitError},
-    version::{Agreement, Broadcast, CharonVersion, UnknownVersion},
+    version::{Agreement, CharonVersion, UnknownVersion},
 };
 use self::{
     core::{Core, Rules},

@@ -1,13 +1,14 @@
 //! Links that fail on command.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket, tcp},
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -34,6 +35,15 @@ impl Link {
     ///
     /// If the address is no TCP address.
     pub async fn to(target: &Multiaddr) -> Self {
+        Self::slow(target, Duration::ZERO).await
+    }
+
+    /// As [`to`](Self::to); whatever passes arrives `delay` later, in either direction.
+    ///
+    /// # Panics
+    ///
+    /// If the address is no TCP address.
+    pub async fn slow(target: &Multiaddr, delay: Duration) -> Self {
         let port = target
             .iter()
             .find_map(|part| match part {
@@ -46,7 +56,7 @@ impl Link {
         let port = listener.local_addr().unwrap().port();
         let (mode, cut) = (watch::Sender::new(Mode::Open), watch::Sender::new(0));
         let stop = CancellationToken::new();
-        let work = accept(listener, target, mode.subscribe(), cut.subscribe());
+        let work = accept(listener, target, delay, mode.subscribe(), cut.subscribe());
         tokio::spawn(stop.clone().run_until_cancelled_owned(work));
         Self {
             port,
@@ -87,6 +97,7 @@ impl Link {
 async fn accept(
     listener: TcpListener,
     target: SocketAddr,
+    delay: Duration,
     mode: watch::Receiver<Mode>,
     cut: watch::Receiver<u64>,
 ) {
@@ -103,40 +114,73 @@ async fn accept(
             let (near_read, near_write) = near.into_split();
             let (far_read, far_write) = far.into_split();
             tokio::select! {
-                () = forward(near_read, far_write, mode.clone()) => {}
-                () = forward(far_read, near_write, mode) => {}
+                () = forward(near_read, far_write, delay, mode.clone()) => {}
+                () = forward(far_read, near_write, delay, mode) => {}
                 _ = cut.changed() => {}
             }
         });
     }
 }
 
+/// What is under way in one direction of a slow link; beyond it, reading waits.
+const IN_FLIGHT: usize = 1024;
+
 /// Copies until either side ends; swallows while the link is silent, waits while it is stalled.
 async fn forward(
+    from: tcp::OwnedReadHalf,
+    to: tcp::OwnedWriteHalf,
+    delay: Duration,
+    mut mode: watch::Receiver<Mode>,
+) {
+    let (sender, in_flight) = mpsc::channel(IN_FLIGHT);
+    // Ends with the arrival of the last that was read, or when either side is gone.
+    tokio::join!(
+        depart(from, delay, sender, mode.clone()),
+        arrive(in_flight, to)
+    );
+    // A silent link does not even tell that the other side has closed.
+    let _ = mode.wait_for(|mode| *mode == Mode::Open).await;
+}
+
+async fn depart(
     mut from: tcp::OwnedReadHalf,
-    mut to: tcp::OwnedWriteHalf,
+    delay: Duration,
+    sender: mpsc::Sender<(Instant, Vec<u8>)>,
     mut mode: watch::Receiver<Mode>,
 ) {
     let mut buffer = vec![0; 16 << 10];
     loop {
-        match from.read(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(len) => {
-                let Ok(mode) = mode
-                    .wait_for(|mode| *mode != Mode::Stalled)
-                    .await
-                    .map(|m| *m)
-                else {
-                    return;
-                };
-                if mode == Mode::Open && to.write_all(&buffer[..len]).await.is_err() {
-                    return;
-                }
-            }
+        let len = tokio::select! {
+            read = from.read(&mut buffer) => match read {
+                Ok(0) | Err(_) => return,
+                Ok(len) => len,
+            },
+            () = sender.closed() => return,
+        };
+        let Ok(mode) = mode
+            .wait_for(|mode| *mode != Mode::Stalled)
+            .await
+            .map(|m| *m)
+        else {
+            return;
+        };
+        let arrival = (Instant::now() + delay, buffer[..len].to_vec());
+        if mode == Mode::Open && sender.send(arrival).await.is_err() {
+            return;
         }
     }
-    // A silent link does not even tell that the other side has closed.
-    let _ = mode.wait_for(|mode| *mode == Mode::Open).await;
+}
+
+async fn arrive(mut in_flight: mpsc::Receiver<(Instant, Vec<u8>)>, mut to: tcp::OwnedWriteHalf) {
+    while let Some((at, bytes)) = in_flight.recv().await {
+        // The timer counts in milliseconds and rounds up, even what is due.
+        if at > Instant::now() {
+            sleep_until(at).await;
+        }
+        if to.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Forwards the datagrams of one connection to one address. Dropping it silences it for ever.

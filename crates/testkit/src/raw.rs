@@ -2,10 +2,10 @@
 
 use futures::StreamExt;
 use libp2p::{
-    Multiaddr, PeerId, Stream, StreamProtocol, Swarm, SwarmBuilder,
+    Multiaddr, PeerId, Stream, StreamProtocol, Swarm, SwarmBuilder, identify,
     identity::Keypair,
     noise, ping,
-    swarm::{NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
+    swarm::{NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle, dial_opts::DialOpts},
     tcp, yamux,
 };
 use tokio::sync::mpsc;
@@ -37,6 +37,7 @@ enum Happened {
 struct Behaviour {
     streams: libp2p_stream::Behaviour,
     ping: ping::Behaviour,
+    identify: Toggle<identify::Behaviour>,
 }
 
 impl RawPeer {
@@ -46,6 +47,20 @@ impl RawPeer {
     ///
     /// If it cannot listen on loopback.
     pub async fn start(key: Keypair) -> Self {
+        Self::start_with(key, None).await
+    }
+
+    /// As [`start`](Self::start); it tells others what it serves.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot listen on loopback.
+    pub async fn start_identified(key: Keypair) -> Self {
+        let config = identify::Config::new("/raw/1".to_owned(), key.public());
+        Self::start_with(key, Some(identify::Behaviour::new(config))).await
+    }
+
+    async fn start_with(key: Keypair, identify: Option<identify::Behaviour>) -> Self {
         let mut yamux = yamux::Config::default();
         yamux.set_max_num_streams(4096);
         let swarm = SwarmBuilder::with_existing_identity(key.clone())
@@ -60,6 +75,7 @@ impl RawPeer {
             .with_behaviour(|_| Behaviour {
                 streams: libp2p_stream::Behaviour::new(),
                 ping: ping::Behaviour::default(),
+                identify: identify.into(),
             })
             .unwrap()
             .with_swarm_config(|config| {

@@ -26,8 +26,9 @@ use pluto_p2p::p2p_context::FailureCause;
 
 use super::{
     reason::{MAX_TEXT, Reason, SignatureFault, Step, tame},
-    version::{Agreement, Broadcast, CharonVersion, Kind, Minor, Who},
+    version::{Agreement, CharonVersion, Kind, Minor, Who},
 };
+use crate::bcast::Generation;
 
 /// The most by which a step may grow from one message to the next (dkg spec §2.6).
 const MAX_JUMP: i64 = 2;
@@ -131,7 +132,7 @@ pub struct Progress {
     pub peers: Vec<PeerProgress>,
     /// Why it ended, if it has.
     pub ended: Option<Reason>,
-    pub(crate) broadcast: Option<Broadcast>,
+    pub(crate) broadcast: Option<Generation>,
 }
 
 /// How one operator stands.
@@ -850,7 +851,7 @@ impl Core {
         }
     }
 
-    fn broadcast(&self) -> Option<Broadcast> {
+    fn broadcast(&self) -> Option<Generation> {
         let lists = |generation| {
             let mut peers = self.peers.iter();
             peers.all(|peer| {
@@ -858,7 +859,7 @@ impl Core {
                 who.is_some_and(|who| who.broadcasts.contains(&generation))
             })
         };
-        [Broadcast::V2, Broadcast::V1]
+        [Generation::V2, Generation::V1]
             .into_iter()
             .find(|generation| lists(*generation))
     }

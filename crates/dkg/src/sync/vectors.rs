@@ -19,11 +19,14 @@ use serde_json::Value;
 use super::{
     core::{Core, Heard, Rules, Tell, Verdict},
     reason::Step,
-    version::{Broadcast, CharonVersion, Kind, Who},
+    version::{CharonVersion, Kind, Who},
     wire::{self, Fixed},
     *,
 };
-use crate::pb::{MsgSync, MsgSyncResponse};
+use crate::{
+    bcast::Generation,
+    pb::{MsgSync, MsgSyncResponse},
+};
 
 #[test]
 fn definition_hashes_are_signed_as_recorded() {
@@ -217,8 +220,8 @@ fn identify_tells_version_and_broadcast_of_every_recorded_node() {
         };
         let who = Who::from_identify(&told);
         let (version, broadcast) = match text(&case["charon"]) {
-            "v1.10.3" => (CharonVersion::V1_10, Broadcast::V1),
-            _ => (CharonVersion::V1_11, Broadcast::V2),
+            "v1.10.3" => (CharonVersion::V1_10, Generation::V1),
+            _ => (CharonVersion::V1_11, Generation::V2),
         };
         assert_eq!(who.kind, Kind::Charon(version), "{}", case["name"]);
         if serves_sync {

@@ -8,10 +8,7 @@ use std::fmt;
 
 use pluto_p2p::p2p_context::Identified;
 
-/// How identify names the first generation of reliable broadcast.
-const BROADCAST_V1: &str = "/charon/dkg/bcast/1.0.0/sig";
-/// How it names the second.
-const BROADCAST_V2: &str = "/charon/dkg/bcast/2.0.0/sig";
+use crate::bcast::Generation;
 
 /// A minor version of Charon that this crate speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,16 +60,6 @@ impl std::str::FromStr for CharonVersion {
     }
 }
 
-/// A generation of reliable broadcast. The agent version does not tell it: v1.11.0-rc2 has the
-/// first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Broadcast {
-    /// `…/bcast/1.0.0`
-    V1,
-    /// `…/bcast/2.0.0`
-    V2,
-}
-
 /// What the peers of a ceremony have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agreement {
@@ -80,7 +67,7 @@ pub struct Agreement {
     pub version: CharonVersion,
     /// The newest generation of broadcast that all other peers list; `None` without one in common,
     /// or where nothing is known because the version was pinned before identify came in.
-    pub broadcast: Option<Broadcast>,
+    pub broadcast: Option<Generation>,
 }
 
 /// Major and minor of a version text.
@@ -122,7 +109,7 @@ impl Minor {
 pub(crate) struct Who {
     pub(crate) kind: Kind,
     /// The generations of broadcast that it lists, in ascending order.
-    pub(crate) broadcasts: Vec<Broadcast>,
+    pub(crate) broadcasts: Vec<Generation>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,16 +125,15 @@ pub(crate) enum Kind {
 impl Who {
     pub(crate) fn from_identify(told: &Identified) -> Self {
         let lists = |id: &str| told.protocols.iter().any(|other| other.as_ref() == id);
-        let broadcasts = [(Broadcast::V1, BROADCAST_V1), (Broadcast::V2, BROADCAST_V2)]
-            .into_iter()
-            .filter_map(|(generation, id)| lists(id).then_some(generation))
-            .collect();
+        let mut broadcasts = Generation::ALL.to_vec();
+        broadcasts.retain(|generation| lists(generation.sig().as_ref()));
+        broadcasts.sort_unstable();
         let kind = match told.agent.split_once("charon/") {
             Some((_, version)) => match Minor::parse(version).map(|minor| minor.known()) {
                 Some(Some(version)) => Kind::Charon(version),
                 Some(None) => Kind::Stranger(super::reason::tame(version, 32)),
                 // A build without a version of its own.
-                None if lists(BROADCAST_V2) => Kind::Charon(CharonVersion::V1_11),
+                None if lists(Generation::V2.sig().as_ref()) => Kind::Charon(CharonVersion::V1_11),
                 None => Kind::Charon(CharonVersion::V1_10),
             },
             None => Kind::Pluto,
@@ -193,10 +179,10 @@ mod tests {
     fn a_release_candidate_has_the_version_of_one_line_and_the_broadcast_of_the_other() {
         let told = Identified {
             agent: "obolnetwork-charon/v1.11.0-rc".to_owned(),
-            protocols: vec![libp2p::StreamProtocol::new(BROADCAST_V1)],
+            protocols: vec![Generation::V1.sig()],
         };
         let who = Who::from_identify(&told);
         assert_eq!(who.kind, Kind::Charon(CharonVersion::V1_11));
-        assert_eq!(who.broadcasts, [Broadcast::V1]);
+        assert_eq!(who.broadcasts, [Generation::V1]);
     }
 }

@@ -534,7 +534,7 @@ fn who_has_finished_is_not_missed_and_who_has_not_is() {
 fn the_version_follows_from_the_charons_and_is_the_newest_without_any() {
     let who = |kind| Who {
         kind,
-        broadcasts: vec![Broadcast::V1],
+        broadcasts: vec![Generation::V1],
     };
     let [a, b, c] = [(); 3].map(|()| PeerId::random());
     let charon = |version| who(Kind::Charon(version));
@@ -573,7 +573,7 @@ fn the_version_follows_from_the_charons_and_is_the_newest_without_any() {
     assert_eq!(core.tell().version, Some(CharonVersion::NEWEST));
     assert_eq!(
         core.progress().agreement().unwrap().broadcast,
-        Some(Broadcast::V1)
+        Some(Generation::V1)
     );
 
     // A Charon that is not spoken.

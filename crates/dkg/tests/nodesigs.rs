@@ -1,0 +1,104 @@
+//! Node signatures among real nodes.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on shall end here"
+)]
+
+mod support;
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use pluto_dkg::nodesigs::{NodeSignatures, NodeSignaturesError, Own};
+use pluto_testkit::{LIMIT, TCP, within};
+use support::{Node, cluster, secret};
+use tokio::time::Instant;
+
+const LOCK_HASH: [u8; 32] = [9; 32];
+
+type Outcome = Result<Vec<Option<[u8; 65]>>, NodeSignaturesError>;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_get_the_signatures_of_all_in_operator_order() {
+    let nodes = cluster(4, TCP, |_, config| config).await;
+    let outcomes = exchange(&nodes, &[Own::Sign(LOCK_HASH); 4], LIMIT).await;
+    let signed = |node: &Node| Some(secret(&node.test.key).sign(&LOCK_HASH));
+    let expected: Vec<_> = nodes.iter().map(signed).collect();
+    for outcome in outcomes {
+        assert_eq!(outcome.unwrap(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_has_no_signature_and_sees_none() {
+    let nodes = cluster(3, TCP, |_, config| config).await;
+    let sign = Own::Sign(LOCK_HASH);
+    let mut outcomes = exchange(&nodes, &[sign, Own::Leave, sign], LIMIT).await;
+    assert_eq!(outcomes.remove(1).unwrap(), [None; 3]);
+    for outcome in outcomes {
+        let signed: Vec<_> = outcome.unwrap().iter().map(Option::is_some).collect();
+        assert_eq!(signed, [true, false, true]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_made_another_lock_is_named() {
+    let nodes = cluster(3, TCP, |_, config| config).await;
+    let sign = Own::Sign(LOCK_HASH);
+    let own = [sign, sign, Own::Sign([8; 32])];
+    let outcomes = exchange(&nodes, &own, LIMIT).await;
+    for outcome in &outcomes[..2] {
+        let Err(NodeSignaturesError::Bad { peer, .. }) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(*peer, nodes[2].id());
+    }
+    let outcome = &outcomes[2];
+    assert!(
+        matches!(outcome, Err(NodeSignaturesError::Bad { .. })),
+        "{outcome:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_come_is_named_in_time() {
+    let nodes = cluster(3, TCP, |_, config| config).await;
+    let registered: Vec<_> = nodes.iter().map(register).collect();
+    let mut registered = registered.into_iter();
+    let by = Instant::now() + Duration::from_secs(1);
+    let both = registered.by_ref().take(2);
+    let both = join_all(both.map(|it| it.exchange(Own::Sign(LOCK_HASH), by)));
+    for outcome in within(both).await {
+        let Err(NodeSignaturesError::Missing { missing }) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(missing, [nodes[2].id()]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_before_the_lock_hash_is_known_is_kept() {
+    let nodes = cluster(2, TCP, |_, config| config).await;
+    let late = register(&nodes[1]);
+    let by = Instant::now() + LIMIT;
+    let early = tokio::spawn(register(&nodes[0]).exchange(Own::Sign(LOCK_HASH), by));
+    // Its own is confirmed by now, so that the other has it.
+    let waits = nodes[1].test.handle.clone();
+    within(waits.agree()).await.unwrap();
+    let late = within(late.exchange(Own::Sign(LOCK_HASH), by))
+        .await
+        .unwrap();
+    assert_eq!(within(early).await.unwrap().unwrap(), late);
+}
+
+fn register(node: &Node) -> NodeSignatures {
+    NodeSignatures::register(node.test.handle.clone()).unwrap()
+}
+
+async fn exchange(nodes: &[Node], own: &[Own], limit: Duration) -> Vec<Outcome> {
+    let by = Instant::now() + limit;
+    let registered: Vec<_> = nodes.iter().map(register).collect();
+    let all = registered.into_iter().zip(own);
+    within(join_all(all.map(|(it, own)| it.exchange(*own, by)))).await
+}
