@@ -24,7 +24,7 @@ async fn nodes_that_know_only_a_url_meet_through_the_relay_and_then_directly() {
     let relay = TestRelay::start().await;
     let nodes = Cluster::new(&[TCP], false).start(&[&relay]).await;
     met(&nodes).await;
-    for_all_pairs(&nodes, |peer| is_direct(peer)).await;
+    for_all_pairs(&nodes, is_direct).await;
     // The relayed ones are let go by the side that decides, not kept beside.
     let (small, others) = nodes.split_first().unwrap();
     for other in others {

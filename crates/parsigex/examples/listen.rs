@@ -274,9 +274,13 @@ fn shares(lock: &Lock) -> impl Iterator<Item = (PubKey, Shares)> {
 pub(crate) fn network(genesis_version: [u8; 4]) -> Option<(&'static str, Forks)> {
     let mut networks = Network::BUILT_IN.into_iter();
     let network = networks.find(|it| it.genesis_version().0 == genesis_version)?;
-    let (name, root, schedule) = schedule(network.name())?;
+    let Chain {
+        name,
+        validators_root,
+        schedule,
+    } = chain(network.name())?;
     let mut genesis_validators_root = [0; 32];
-    hex::decode_to_slice(root, &mut genesis_validators_root).ok()?;
+    hex::decode_to_slice(validators_root, &mut genesis_validators_root).ok()?;
     let forks = Forks {
         genesis_version,
         genesis_validators_root,
@@ -287,13 +291,19 @@ pub(crate) fn network(genesis_version: [u8; 4]) -> Option<(&'static str, Forks)>
     Some((name, forks))
 }
 
+struct Chain {
+    name: &'static str,
+    validators_root: &'static str,
+    schedule: Vec<(u64, [u8; 4])>,
+}
+
 /// What a beacon node says of its network besides: facts of the networks' own configurations
 /// (github.com/eth-clients). Epochs and versions of Altair and all forks after it.
-fn schedule(name: &str) -> Option<(&'static str, &'static str, Vec<(u64, [u8; 4])>)> {
+fn chain(name: &str) -> Option<Chain> {
     let mainnet = |n| [n, 0, 0, 0];
     let sepolia = |n| [0x90, 0, 0, n];
     let hoodi = |n| [n, 0, 0x09, 0x10];
-    Some(match name {
+    let (name, validators_root, schedule) = match name {
         "mainnet" => (
             "mainnet",
             "4b363db94e286120d76eb905340fdd4e54bfe9f06bf33ff6cf5ad27f511bfe95",
@@ -328,5 +338,10 @@ fn schedule(name: &str) -> Option<(&'static str, &'static str, Vec<(u64, [u8; 4]
             ],
         ),
         _ => return None,
+    };
+    Some(Chain {
+        name,
+        validators_root,
+        schedule,
     })
 }
