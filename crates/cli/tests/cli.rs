@@ -82,8 +82,43 @@ fn a_devnet_signs_heals_and_says_so_in_json() {
     assert_eq!(summary["complete"], 6);
     assert_eq!(event("killed").unwrap()["node"], 2);
     assert!(event("back").unwrap()["after_ms"].as_f64().unwrap() < 2000.0);
+    // They knew nothing but a relay's URL.
+    let relays = event("started").unwrap()["relays"]
+        .as_array()
+        .unwrap()
+        .len();
+    assert_eq!(relays, 1);
+    for path in ["mesh", "direct", "quic"] {
+        assert!(event(path).is_some(), "{path}: {}", stdout(&output));
+    }
     let key = dir.path().join("node0/charon-enr-private-key");
     assert_eq!(std::fs::read(key).unwrap().len(), 64);
+}
+
+#[test]
+fn a_devnet_stays_on_its_relays_if_it_is_told_to_and_needs_none() {
+    let dir = tempfile::tempdir().unwrap();
+    for (more, relays) in [
+        (&["--no-direct", "--relays", "2"][..], 2),
+        (&["--relays", "0"], 0),
+    ] {
+        let mut args = vec![
+            "devnet",
+            "--slots",
+            "2",
+            "--slot-duration",
+            "500ms",
+            "--json",
+        ];
+        args.extend(more);
+        let output = pluto(&args, dir.path());
+        assert!(output.status.success(), "{output:?}");
+        let said = stdout(&output);
+        let started: serde_json::Value =
+            serde_json::from_str(said.lines().next().unwrap()).unwrap();
+        assert_eq!(started["relays"].as_array().unwrap().len(), relays);
+        assert!(!said.contains(r#""event":"direct""#), "{said}");
+    }
 }
 
 #[test]
