@@ -14,7 +14,7 @@ use std::{
 
 use libp2p::{PeerId, StreamProtocol, identity::Keypair};
 use pluto_p2p::{
-    Metrics, NodeConfig,
+    Metrics, NodeConfig, RelaySource,
     exchange::{Budget, Handle, Inbound, Protocol, Repeat, Shape, Slot, exchange},
     gater,
     proto::Frame,
@@ -287,7 +287,11 @@ struct Measured {
 impl Measured {
     async fn start(config: NodeConfig, known: &[PeerId]) -> Self {
         let mut registry = Registry::default();
-        let config = config.with_metrics(Metrics::register(&mut registry));
+        // Nobody is there, which is enough for a series.
+        let relay = format!("/ip4/127.0.0.1/tcp/1/p2p/{}", PeerId::random());
+        let config = config
+            .with_metrics(Metrics::register(&mut registry))
+            .with_relays([relay.parse::<RelaySource>().unwrap()]);
         let node = TestNode::start(config, known, |builder| {
             let (behaviour, handle, inbound) =
                 exchange(builder.p2p_context(), Budget::default(), protocols());
