@@ -134,12 +134,13 @@ async fn forward(
 ) {
     let (sender, in_flight) = mpsc::channel(IN_FLIGHT);
     // Ends with the arrival of the last that was read, or when either side is gone.
-    tokio::join!(
+    let ((), to) = tokio::join!(
         depart(from, delay, sender, mode.clone()),
         arrive(in_flight, to)
     );
     // A silent link does not even tell that the other side has closed.
     let _ = mode.wait_for(|mode| *mode == Mode::Open).await;
+    drop(to);
 }
 
 async fn depart(
@@ -171,16 +172,21 @@ async fn depart(
     }
 }
 
-async fn arrive(mut in_flight: mpsc::Receiver<(Instant, Vec<u8>)>, mut to: tcp::OwnedWriteHalf) {
+/// Gives the far end back: to drop it is to close it.
+async fn arrive(
+    mut in_flight: mpsc::Receiver<(Instant, Vec<u8>)>,
+    mut to: tcp::OwnedWriteHalf,
+) -> tcp::OwnedWriteHalf {
     while let Some((at, bytes)) = in_flight.recv().await {
         // The timer counts in milliseconds and rounds up, even what is due.
         if at > Instant::now() {
             sleep_until(at).await;
         }
         if to.write_all(&bytes).await.is_err() {
-            return;
+            break;
         }
     }
+    to
 }
 
 /// Forwards the datagrams of one connection to one address. Dropping it silences it for ever.
