@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    cluster::{COMMAND, ClusterError, ETHEREUM_ADDRESS, LOOK, Relay, ports},
+    cluster::{Advertises, COMMAND, ClusterError, ETHEREUM_ADDRESS, LOOK, Relay, ports},
     process::Process,
 };
 
@@ -88,7 +88,7 @@ impl Ceremony {
 
     /// Starts a relay.
     pub async fn relay(&self) -> Result<Relay, ClusterError> {
-        Relay::start(&self.binary, self.dir.path()).await
+        Relay::start(&self.binary, Advertises::External).await
     }
 
     /// Starts one operator.

@@ -1,17 +1,20 @@
 //! A cluster that Charon made, and those of its nodes that Charon runs.
 
 use std::{
-    fs, io,
+    io,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
+use pluto_crypto::keyfile;
+use pluto_p2p::identity;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    LIMIT,
     http::{self, HttpError},
     metrics::Samples,
     process::{Process, ProcessError},
@@ -60,7 +63,23 @@ pub struct Cluster {
 pub struct Relay {
     /// Where its HTTP page is, as flags take it.
     pub url: String,
-    _process: Process,
+    /// What that page says.
+    pub page: String,
+    /// Its address, with its peer id.
+    pub address: Multiaddr,
+    process: Process,
+    _dir: TempDir,
+}
+
+/// Which addresses a relay tells its clients. It listens on loopback, which is private.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advertises {
+    /// Those that it listens on: `--p2p-advertise-private-addresses`.
+    Private,
+    /// Those that it was given: `--p2p-external-ip`.
+    External,
+    /// None, as with neither flag.
+    Nothing,
 }
 
 /// A node that Charon runs.
@@ -128,15 +147,20 @@ impl Cluster {
         self.node(index).join("charon-enr-private-key")
     }
 
-    /// Starts a relay.
+    /// Starts a relay of the same Charon.
     pub async fn relay(&self) -> Result<Relay, ClusterError> {
-        Relay::start(&self.binary, self.dir.path()).await
+        Relay::start(&self.binary, Advertises::External).await
     }
 
     /// Starts one node; it signs duties of a simulated chain with slots of a second.
     pub async fn run(&self, index: usize, relay: &Relay) -> Result<Running, ClusterError> {
+        self.run_through(index, &relay.url).await
+    }
+
+    /// As [`run`](Self::run), with whatever relay is at this URL.
+    pub async fn run_through(&self, index: usize, relay: &str) -> Result<Running, ClusterError> {
         let [tcp] = ports()?;
-        self.start(index, &relay.url, Some(tcp)).await
+        self.start(index, relay, Some(tcp)).await
     }
 
     /// Starts one node that listens nowhere: it is reached through the relay at a URL, or not at
@@ -174,9 +198,8 @@ impl Cluster {
         let process = Process::start(&self.binary, &args, log)?;
         let monitoring = SocketAddr::from(([127, 0, 0, 1], monitoring));
         answers(&process, monitoring, "/livez").await?;
-        let host = || Multiaddr::empty().with(Protocol::Ip4([127, 0, 0, 1].into()));
         Ok(Running {
-            address: tcp.map_or_else(Multiaddr::empty, |tcp| host().with(Protocol::Tcp(tcp))),
+            address: tcp.map_or_else(Multiaddr::empty, |tcp| loopback().with(Protocol::Tcp(tcp))),
             monitoring,
             process,
         })
@@ -184,29 +207,43 @@ impl Cluster {
 }
 
 impl Relay {
-    /// Starts a relay that keeps its files there.
-    pub(crate) async fn start(binary: &Path, dir: &Path) -> Result<Self, ClusterError> {
+    /// Starts one.
+    pub async fn start(binary: &Path, advertises: Advertises) -> Result<Self, ClusterError> {
+        let dir = tempfile::tempdir()?;
         let [http, tcp] = ports()?;
-        let data = dir.join("relay");
-        fs::create_dir_all(&data)?;
-        let args = [
+        let mut args = [
             "relay",
             "--auto-p2pkey",
             "--p2p-relays=",
-            "--p2p-external-ip=127.0.0.1",
-            "--p2p-advertise-private-addresses",
-            &format!("--data-dir={}", data.display()),
+            "--log-level=debug",
+            &format!("--data-dir={}", dir.path().display()),
             &format!("--http-address=127.0.0.1:{http}"),
             &format!("--p2p-tcp-address=127.0.0.1:{tcp}"),
         ]
-        .map(str::to_owned);
-        let process = Process::start(binary, &args, dir.join("relay.log"))?;
+        .map(str::to_owned)
+        .to_vec();
+        args.extend(match advertises {
+            Advertises::Private => Some("--p2p-advertise-private-addresses".to_owned()),
+            Advertises::External => Some("--p2p-external-ip=127.0.0.1".to_owned()),
+            Advertises::Nothing => None,
+        });
+        let process = Process::start(binary, &args, dir.path().join("relay.log"))?;
         let address = SocketAddr::from(([127, 0, 0, 1], http));
-        answers(&process, address, "/").await?;
+        let page = answers(&process, address, "/").await?;
+        let key = keyfile::load(dir.path().join("charon-enr-private-key")).unwrap();
+        let id = identity::keypair(&key).public().to_peer_id();
         Ok(Self {
             url: format!("http://{address}"),
-            _process: process,
+            page,
+            address: loopback().with(Protocol::Tcp(tcp)).with(Protocol::P2p(id)),
+            process,
+            _dir: dir,
         })
+    }
+
+    /// The end of its log.
+    pub fn tail(&self) -> String {
+        self.process.tail()
     }
 }
 
@@ -241,6 +278,48 @@ impl Running {
         }
     }
 
+    /// As [`until`](Self::until), for as long as [`LIMIT`].
+    ///
+    /// # Panics
+    ///
+    /// With its last page and the end of its log, if it does not become so.
+    pub async fn says<T>(&self, is_so: impl Fn(&Samples) -> Option<T>) -> T {
+        match self.until(LIMIT, is_so).await {
+            Ok(found) => found,
+            Err(page) => panic!("a Charon does not say so: {page:?}\n{}", self.tail()),
+        }
+    }
+
+    /// Waits until our node, the member with this place, has answered its pings, is connected to it
+    /// directly, and has told it who we are. Says who that is. Charon counts connections each half a
+    /// minute.
+    ///
+    /// # Panics
+    ///
+    /// As [`says`](Self::says).
+    pub async fn sees(&self, index: usize) -> String {
+        self.says(|page| {
+            let us = page.label("app_peerinfo_index", &[], index as f64, "peer")?;
+            let of_us = [("peer", &us[..])];
+            (page.sum("p2p_ping_success", &of_us)? >= 1.0
+                && page.sum("p2p_ping_latency_secs_count", &of_us)? >= 1.0
+                && page.sum("p2p_peer_connection_total", &of_us)? >= 1.0)
+                .then_some(())?;
+            let name = page.label("app_peerinfo_nickname", &of_us, 1.0, "peer_nickname")?;
+            let version = page.label("app_peerinfo_version", &of_us, 1.0, "version")?;
+            page.sum("app_peerinfo_version_support", &of_us)
+                .filter(|supported| *supported >= 1.0)?;
+            let direct = [of_us[0], ("type", "direct")];
+            let direct = page
+                .sum("p2p_peer_connection_types", &direct)
+                .filter(|direct| *direct >= 1.0)?;
+            Some(format!(
+                "{us} is '{name}', {version}, connected directly {direct} times"
+            ))
+        })
+        .await
+    }
+
     /// The end of its log.
     pub fn tail(&self) -> String {
         self.process.tail()
@@ -252,12 +331,20 @@ impl Running {
     }
 }
 
-/// Waits until a page can be read.
-async fn answers(process: &Process, address: SocketAddr, path: &str) -> Result<(), ClusterError> {
+fn loopback() -> Multiaddr {
+    Multiaddr::empty().with(Protocol::Ip4([127, 0, 0, 1].into()))
+}
+
+/// Waits until a page can be read, and gives it.
+async fn answers(
+    process: &Process,
+    address: SocketAddr,
+    path: &str,
+) -> Result<String, ClusterError> {
     let by = Instant::now() + START;
     loop {
         match http::get(address, path).await {
-            Ok(_) => return Ok(()),
+            Ok(page) => return Ok(page),
             Err(_) if Instant::now() < by => sleep(LOOK).await,
             Err(source) => {
                 return Err(ClusterError::Silent {

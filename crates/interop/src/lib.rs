@@ -4,32 +4,64 @@
 //! cluster and runs some of its nodes without a beacon node, beside a [`Relay`]; [`Ceremony`] has some
 //! of the operators of a key ceremony be Charons. Nothing is fetched or built here.
 //!
+//! [`Member`] is a Pluto node as one of its members, with what it must see of the others;
+//! [`PlutoRelay`] is a relay of ours, in this process.
+//!
 //! - **Owner:** each process belongs to its value and is ended with it, by its process id.
 //! - **Bounds:** every wait takes a time-out; logs go to files below the cluster's folder, whose end
 //!   an error shows.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "for tests only: one that cannot go on shall end here"
+)]
+
 mod ceremony;
+mod chain;
 mod cluster;
 mod http;
+mod member;
 mod metrics;
+mod pluto_relay;
 mod process;
 
 use std::{
     env, fs,
     io::{self, Write as _},
     path::PathBuf,
+    time::Duration,
 };
+
+use tokio::time::timeout;
 
 pub use self::{
     ceremony::{Ceremony, Dkg},
-    cluster::{Cluster, ClusterError, Relay, Running},
+    chain::AnyChain,
+    cluster::{Advertises, Cluster, ClusterError, Relay, Running},
     http::{HttpError, get},
+    member::{Member, routing},
     metrics::Samples,
+    pluto_relay::PlutoRelay,
     process::{Process, ProcessError},
 };
 
 /// The variable that names a Charon binary, or a folder with some of them (`charon-v1.10.3`, …).
 pub const CHARON_BIN: &str = "CHARON_BIN";
+
+/// How long a live cluster may take for anything, on a loaded machine.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// Waits for at most [`LIMIT`].
+///
+/// # Panics
+///
+/// With what `state` says, if it takes longer.
+pub async fn within<F: Future>(what: &str, work: F, state: impl FnOnce() -> String) -> F::Output {
+    match timeout(LIMIT, work).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: not within {LIMIT:?}\n{}", state()),
+    }
+}
 
 /// The Charon binaries to test against. Without any, says on standard error that `test` is skipped.
 pub fn binaries(test: &str) -> Vec<PathBuf> {

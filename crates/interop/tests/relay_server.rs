@@ -5,18 +5,13 @@
     reason = "a test that cannot go on shall end here"
 )]
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use pluto_cluster::Lock;
-use pluto_crypto::k1::SecretKey;
-use pluto_interop::{Cluster, Running, Samples, binaries, get};
-use pluto_relay_server::{Config, Outcome, RelayServer};
-use pluto_testkit::{QUIC, TCP, addr, logs};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use pluto_interop::{Cluster, PlutoRelay, Samples, binaries, get, routing, within};
+use pluto_relay_server::Outcome;
+use pluto_testkit::logs;
 
-/// How long a live cluster may take for anything, on a loaded machine.
-const LIMIT: Duration = Duration::from_secs(120);
 /// As many as can sign of the four that the cluster has.
 const CHARONS: usize = 3;
 
@@ -30,24 +25,13 @@ async fn charon_nodes_sign_duties_through_a_pluto_relay() {
 }
 
 async fn meet(binary: &Path) {
-    let any = ([127, 0, 0, 1], 0).into();
-    let config = Config::new(SecretKey::generate())
-        .with_listen(addr(TCP))
-        .with_listen(addr(QUIC))
-        .with_http(any)
-        .with_monitoring(any)
-        .with_drain(Duration::ZERO);
-    let relay = RelayServer::new(config).unwrap();
-    let control = relay.control();
-    let cancel = CancellationToken::new();
-    let task = tokio::spawn(relay.run(cancel.clone()));
-    timeout(LIMIT, control.ready()).await.unwrap().unwrap();
-    let url = format!("http://{}", control.http_address().unwrap());
+    let relay = PlutoRelay::start().await;
+    let control = &relay.control;
 
     let cluster = Cluster::create(binary, CHARONS + 1, 1).await.unwrap();
     let mut charons = Vec::new();
     for index in 0..CHARONS {
-        charons.push(cluster.run_hidden(index, &url).await.unwrap());
+        charons.push(cluster.run_hidden(index, &relay.url).await.unwrap());
     }
 
     // 1. Each holds a place, and a circuit runs for each pair.
@@ -55,10 +39,8 @@ async fn meet(binary: &Path) {
         let all = state.reservations == CHARONS && state.circuits >= CHARONS;
         all.then(|| state.clone())
     });
-    let state = match timeout(LIMIT, placed).await {
-        Ok(state) => state.unwrap(),
-        Err(_) => panic!("{:?}\n{}", control.state(), charons[0].tail()),
-    };
+    let now = || format!("{:?}\n{}", control.state(), charons[0].tail());
+    let state = within("places and circuits", placed, now).await.unwrap();
     println!(
         "places {}, circuits {}, connections {}",
         state.reservations, state.circuits, state.connections
@@ -67,7 +49,7 @@ async fn meet(binary: &Path) {
     // 2. They say that they are connected through a relay, that pings come back, and that what
     // they sign together is whole.
     for charon in &charons {
-        let said = seen(charon, |page| {
+        let said = charon.says(|page| {
             let relays = page.sum("p2p_relay_connections", &[])?;
             let relayed = page.sum("p2p_peer_connection_types", &[("type", "relay")])?;
             let direct = page.sum("p2p_peer_connection_types", &[("type", "direct")])?;
@@ -86,14 +68,11 @@ async fn meet(binary: &Path) {
     }
 
     // 3. The relay knows whose they are and what it carried.
-    let lock = Lock::read(cluster.lock(0)).unwrap();
-    let digits: String = lock.lock_hash()[..4]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let routing = routing(&Lock::read(cluster.lock(0)).unwrap());
+    let digits = routing.cluster.unwrap();
     let page = get(control.monitoring_address().unwrap(), "/metrics").await;
     let page = Samples::parse(&page.unwrap());
-    let of = [("peer_cluster", &digits[..7])];
+    let of = [("peer_cluster", digits.to_str().unwrap())];
     let sum = |name: &str| page.sum(name, &of).unwrap_or_default();
     let (active, received, sent) = (
         sum("relay_p2p_active_connections"),
@@ -110,14 +89,6 @@ async fn meet(binary: &Path) {
     for charon in charons {
         charon.stop().await;
     }
-    cancel.cancel();
-    let outcome = timeout(LIMIT, task).await.unwrap().unwrap();
+    let outcome = relay.stop().await;
     assert!(matches!(outcome, Outcome::Drained | Outcome::TimeUp { .. }));
-}
-
-async fn seen(charon: &Running, is_so: impl Fn(&Samples) -> Option<String>) -> String {
-    match charon.until(LIMIT, is_so).await {
-        Ok(said) => said,
-        Err(page) => panic!("not so: {page:?}\n{}", charon.tail()),
-    }
 }

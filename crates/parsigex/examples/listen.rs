@@ -4,6 +4,8 @@
 //!         --lock node0/cluster-lock.json --key node0/charon-enr-private-key \
 //!         --peer /ip4/127.0.0.1/tcp/3610/p2p/16Uiu2HAm… [--count 10]
 //!
+//! With `--relay https://HOST` the members are found through a relay, and `--peer` is not needed.
+//!
 //! Signatures go to standard output, everything else to standard error. Ends with 0 after `--count`
 //! signatures or Ctrl-C, with 1 when a file is wrong, with 2 when an argument is. The member whose
 //! key it uses must not run elsewhere meanwhile.
@@ -25,8 +27,8 @@ use pluto_core::{Duty, ParSignedData, PubKey, ShareIdx, signing::Forks};
 use pluto_crypto::keyfile;
 use pluto_eth::network::Network;
 use pluto_p2p::{
-    Node, NodeConfig, NodeError, P2PContext, behaviours::pluto::PlutoBehaviourEvent,
-    exchange::Budget, identity,
+    Node, NodeConfig, NodeError, P2PContext, RelaySource, Routing,
+    behaviours::pluto::PlutoBehaviourEvent, exchange::Budget, identity,
 };
 use pluto_parsigex::{BlsVerifier, Event, Members, Received, Unverified, Verifier, VerifyError};
 use tokio_util::sync::CancellationToken;
@@ -44,8 +46,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(crate) key: PathBuf,
     /// Where members are; each address ends in `/p2p/` and the member's peer id.
-    #[arg(long, value_name = "MULTIADDR", num_args = 1.., required = true, value_parser = place)]
+    #[arg(long, value_name = "MULTIADDR", num_args = 1.., required_unless_present = "relay", value_parser = place)]
     pub(crate) peer: Vec<(PeerId, Multiaddr)>,
+    /// Relays through which members are found, as URL, ENR or multiaddr.
+    #[arg(long, value_name = "RELAY", num_args = 1..)]
+    pub(crate) relay: Vec<RelaySource>,
     /// Ends after so many signatures.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
@@ -135,7 +140,11 @@ pub(crate) async fn listen(
         let Args { key, lock, .. } = args;
         return Err(ListenError::NotAnOperator { key, lock });
     };
-    let config = NodeConfig::new(key);
+    let mut config = NodeConfig::new(key).with_relays(args.relay.iter().cloned());
+    config.routing = Routing {
+        cluster: hex::encode(lock.lock_hash())[..7].parse().ok(),
+        uuid: lock.uuid().parse().ok(),
+    };
     for (peer, _) in &args.peer {
         let peer = *peer;
         if peer == local {
@@ -164,6 +173,10 @@ pub(crate) async fn listen(
     )?;
     let verifier = Check(network.map(|(_, forks)| BlsVerifier::new(forks, shares(&lock))));
 
+    let expected: Vec<PeerId> = match args.relay.is_empty() {
+        true => args.peer.iter().map(|(peer, _)| *peer).collect(),
+        false => members.peers().filter(|peer| *peer != local).collect(),
+    };
     let context = P2PContext::new(members.peers());
     let (mut node, mut received) = Node::new(config, context.clone(), |builder| {
         let (context, local) = (builder.p2p_context(), builder.local_peer_id());
@@ -197,7 +210,7 @@ pub(crate) async fn listen(
                 _ => {}
             },
             _ = why.tick() => {
-                for (peer, _) in &args.peer {
+                for peer in &expected {
                     if let Some(why) = context.why_not_connected(*peer) {
                         writeln!(notes, "{why}")?;
                     }
