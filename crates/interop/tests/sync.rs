@@ -11,24 +11,18 @@ use std::{
 };
 
 use futures::StreamExt;
-use libp2p::{
-    PeerId, StreamProtocol,
-    identity::{self, Keypair},
-    swarm::NetworkBehaviour,
-};
-use pluto_cluster::Definition;
-use pluto_crypto::{enr::Enr, k1, keyfile};
+use libp2p::{PeerId, StreamProtocol, swarm::NetworkBehaviour};
 use pluto_dkg::sync::{self, CharonVersion, Client, Config, ConfigError, Reason, Server, Step};
-use pluto_interop::{Ceremony, Dkg, Relay, binaries};
-use pluto_p2p::{Control, Node, NodeConfig, P2PContext, dialer::Book};
-use pluto_testkit::{TCP, addr, logs};
+use pluto_interop::binaries;
+use pluto_p2p::{Control, Node, P2PContext};
+use pluto_testkit::logs;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How long live Charons may take to find each other, on a loaded machine.
-const LIMIT: Duration = Duration::from_secs(120);
-/// The operators that Charon runs; the last one is ours.
-const CHARONS: usize = 3;
+use self::support::{CHARONS, LIMIT, Setup};
+
+mod support;
+
 /// What Charons ask once barrier 1 is open, and would not go on without.
 const HELD: [&str; 5] = [
     "/charon/dkg/bcast/1.0.0/sig",
@@ -53,7 +47,7 @@ async fn a_reason_of_ours_is_read_by_every_charon() {
         timeout(LIMIT, client.fail("the disk of operator four is full"))
             .await
             .unwrap();
-        for charon in &begun.charons {
+        for charon in &begun.setup.charons {
             // One that waits for an answer to something else looks up when that ends, after 7 s.
             let line = charon
                 .until_logged("the disk of operator four is full", Duration::from_secs(20))
@@ -74,7 +68,7 @@ async fn a_charon_that_is_killed_ends_our_ceremony_with_its_name() {
         let mut begun = Begun::new(&binary).await;
         let killed = begun.ours.peers[1];
         let at = Instant::now();
-        begun.charons.remove(1).kill().await;
+        begun.setup.charons.remove(1).kill().await;
         let reason = timeout(LIMIT, begun.ours.server.ended()).await.unwrap();
         let took = at.elapsed();
         println!("after {took:?}: {reason}");
@@ -92,7 +86,7 @@ async fn a_charon_that_is_killed_ends_our_ceremony_with_its_name() {
 async fn the_reason_of_a_charon_reaches_us_with_its_name() {
     logs();
     for binary in binaries("the_reason_of_a_charon_reaches_us_with_its_name") {
-        let setup = Setup::new(&binary).await;
+        let setup = Setup::new(&binary, 1).await;
         // The one that runs is not the one that they expect.
         let other = match setup.version {
             CharonVersion::V1_10 => CharonVersion::V1_11,
@@ -109,43 +103,15 @@ async fn the_reason_of_a_charon_reaches_us_with_its_name() {
     }
 }
 
-/// Three Charons that wait for a fourth.
-struct Setup {
-    ceremony: Ceremony,
-    version: CharonVersion,
-    charons: Vec<Dkg>,
-    _relay: Relay,
-}
-
-impl Setup {
-    async fn new(binary: &Path) -> Self {
-        println!("{}", binary.display());
-        let version = match binary.to_string_lossy().contains("v1.10") {
-            true => CharonVersion::V1_10,
-            false => CharonVersion::V1_11,
-        };
-        let ceremony = Ceremony::create(binary, CHARONS + 1, 1).await.unwrap();
-        let relay = ceremony.relay().await.unwrap();
-        let charons = (0..CHARONS).map(|index| ceremony.run(index, &relay).unwrap());
-        Self {
-            version,
-            charons: charons.collect(),
-            ceremony,
-            _relay: relay,
-        }
-    }
-}
-
 /// A ceremony whose first barrier is open.
 struct Begun {
-    charons: Vec<Dkg>,
+    setup: Setup,
     ours: Ours,
-    _setup: (Ceremony, Relay),
 }
 
 impl Begun {
     async fn new(binary: &Path) -> Self {
-        let setup = Setup::new(binary).await;
+        let setup = Setup::new(binary, 1).await;
         let ours = Ours::start(&setup, None);
         let token = CancellationToken::new();
         let began = Instant::now();
@@ -163,15 +129,11 @@ impl Begun {
         let open = timeout(LIMIT, ours.server.wait_step(Step(1), &token)).await;
         open.unwrap().unwrap();
         println!("barrier 1 open after {:?}", began.elapsed());
-        Self {
-            charons: setup.charons,
-            ours,
-            _setup: (setup.ceremony, setup._relay),
-        }
+        Self { setup, ours }
     }
 
     async fn stop(self) {
-        for charon in self.charons {
+        for charon in self.setup.charons {
             charon.kill().await;
         }
         self.ours.control.shutdown();
@@ -187,28 +149,11 @@ struct Ours {
 
 impl Ours {
     fn start(setup: &Setup, version: Option<CharonVersion>) -> Self {
-        let definition = Definition::read(setup.ceremony.definition()).unwrap();
-        let key = keypair(&setup.ceremony.key(CHARONS));
-        let peers: Vec<PeerId> = definition
-            .operators
-            .iter()
-            .map(|operator| {
-                let record = Enr::parse(&operator.enr).unwrap();
-                PeerId::from_bytes(&k1::peer_id_bytes(record.public_key())).unwrap()
-            })
-            .collect();
-        assert_eq!(peers[CHARONS], key.public().to_peer_id());
-
-        let book = Book::new([]);
-        for (peer, charon) in peers.iter().zip(&setup.charons) {
-            book.set(*peer, vec![charon.address.clone()]);
-        }
+        let peers = setup.peers.clone();
         let context = P2PContext::new(peers.iter().copied());
-        let node = NodeConfig::new(key).with_listen(addr(TCP)).with_book(book);
-        let hash = definition.definition_hash[..].try_into().unwrap();
-        let mut config = Config::new(peers.iter().copied(), hash).with_nickname("ours");
+        let mut config = Config::new(peers.iter().copied(), setup.hash()).with_nickname("ours");
         config.charon_version = version;
-        let (node, (client, server, mut streams)) = Node::new(node, context, |builder| {
+        let (node, (client, server, mut streams)) = Node::new(setup.node(), context, |builder| {
             let (sync, client, server) = sync::new(builder.p2p_context(), builder.key(), config)?;
             let held = libp2p_stream::Behaviour::new();
             let streams = held.new_control();
@@ -234,10 +179,4 @@ impl Ours {
             server,
         }
     }
-}
-
-fn keypair(path: &Path) -> Keypair {
-    let mut bytes = keyfile::load(path).unwrap().expose_bytes();
-    let secret = identity::secp256k1::SecretKey::try_from_bytes(&mut *bytes).unwrap();
-    identity::secp256k1::Keypair::from(secret).into()
 }
