@@ -34,7 +34,7 @@ use pluto_p2p::{
 use tokio::{sync::watch, time::Sleep};
 
 use super::{
-    core::{Action, News},
+    core::{Absent, Action, News},
     handler::{FromBehaviour, Handler, Opening, Rejected, Rejection},
     reason::Reason,
     shared::{Claim, Shared},
@@ -228,6 +228,9 @@ impl Behaviour {
                     for failure in state.failures.iter().filter(|it| !is_of_relay(it)) {
                         core.on_dial_failed(*peer, failure.at, &failure.cause, Instant::now());
                     }
+                    let absent = state.failures.iter();
+                    let absent = absent.filter_map(|failure| absent_at(&view, failure));
+                    core.on_absent(*peer, absent, Instant::now());
                 }
                 if let Some(claimed) = core.claimed(*peer)
                     && is_better_elsewhere(&state.paths, claimed)
@@ -301,6 +304,19 @@ fn is_of_relay(failure: &Failure) -> bool {
                 | FailureCause::Unreachable
                 | FailureCause::Handshake
         )
+}
+
+/// Whether a relay that is connected says that it does not have the peer.
+fn absent_at(view: &View, failure: &Failure) -> Option<Absent> {
+    let FailureCause::NoReservation { relay } = failure.cause else {
+        return None;
+    };
+    let paths = view.peer(&relay)?.paths.iter();
+    Some(Absent {
+        at: failure.at,
+        since: paths.map(|path| path.since).min()?,
+        cause: failure.cause.clone(),
+    })
 }
 
 /// Whether a stream should leave its connection for another: it is being drained, or it is relayed and

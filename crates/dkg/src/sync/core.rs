@@ -9,7 +9,9 @@
 //!   barrier without this node.
 //! - **Liveness.** From step 1 on. A peer without a connection is lost when its dials are refused
 //!   after [`Rules::peer_grace`]; a peer that says nothing on any path after [`Rules::silence`]. Before
-//!   that it is shown, and shown again when it is back. At step 0 anybody may come and go.
+//!   that it is shown, and shown again when it is back. At step 0 anybody may come and go. A relay that
+//!   does not have a peer refuses in its place; but one that was away itself knows nobody at first, so
+//!   that the grace begins when it is back, and while it is away nothing is known.
 //! - **The claim.** To each peer leads at most one stream of ours. It is [claimed](Claim) for one
 //!   connection, and every ending gives it back; who may have it next is decided here.
 //! - **Streams of theirs.** The newest that has brought a valid message is the one that counts. What an
@@ -203,6 +205,16 @@ pub(crate) enum Verdict {
     Superseded,
 }
 
+/// A relay does not have a peer.
+#[derive(Debug, Clone)]
+pub(crate) struct Absent {
+    /// When it said so.
+    pub(crate) at: Instant,
+    /// Since when it is connected.
+    pub(crate) since: Instant,
+    pub(crate) cause: FailureCause,
+}
+
 /// How a stream of ours ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -256,6 +268,8 @@ struct Peer {
     missing: Option<Instant>,
     lost: Option<Instant>,
     refused: Option<FailureCause>,
+    /// A relay does not have it, and could be asked since then.
+    absent: Option<(FailureCause, Instant)>,
     last_failure: Option<FailureCause>,
     next_want: Option<Instant>,
 }
@@ -282,6 +296,7 @@ impl Peer {
             missing: None,
             lost: None,
             refused: None,
+            absent: None,
             last_failure: None,
             next_want: None,
         }
@@ -385,6 +400,7 @@ impl Core {
         peer.connections.push(connection);
         peer.lost = None;
         peer.refused = None;
+        peer.absent = None;
         peer.next_want = None;
         if let Claim::Resting { .. } = peer.claim {
             peer.claim = Claim::Free;
@@ -449,10 +465,30 @@ impl Core {
             FailureCause::TimedOut
             | FailureCause::Unreachable
             | FailureCause::Denied
-            | FailureCause::Unsupported => {}
+            | FailureCause::Unsupported
+            | FailureCause::RelayNotConnected { .. }
+            | FailureCause::RelayRefused { .. } => {}
+            // See `on_absent`.
+            FailureCause::NoReservation { .. } => {}
             _ => peer.refused = Some(cause.clone()),
         }
         peer.last_failure = Some(cause.clone());
+        self.on_time(now);
+    }
+
+    /// The relays that have said that they do not have a peer, and are connected now.
+    pub(crate) fn on_absent(
+        &mut self,
+        peer: PeerId,
+        relays: impl IntoIterator<Item = Absent>,
+        now: Instant,
+    ) {
+        let Some(at) = self.at(peer) else { return };
+        let peer = &mut self.peers[at];
+        let Some(lost) = peer.lost else { return };
+        let said = relays.into_iter().filter(|it| it.at >= lost.max(it.since));
+        let longest = said.min_by_key(|it| it.since);
+        peer.absent = longest.map(|it| (it.cause, it.since));
         self.on_time(now);
     }
 
@@ -710,11 +746,13 @@ impl Core {
             }
             if self.lost_at(at).is_some_and(|at| at <= now) {
                 let peer = &self.peers[at];
+                let absent = peer.absent.as_ref().map(|(cause, _)| cause);
+                let cause = peer.refused.as_ref().or(absent);
                 let reason = Reason::Lost {
                     peer: peer.id,
                     step: self.step,
                     after: peer.lost.map(|lost| now - lost).unwrap_or_default(),
-                    cause: peer.refused.clone().unwrap_or(FailureCause::Lost),
+                    cause: cause.cloned().unwrap_or(FailureCause::Lost),
                 };
                 self.miss(at, reason);
             }
@@ -1029,16 +1067,20 @@ impl Core {
     fn lost_at(&self, at: usize) -> Option<Instant> {
         let peer = &self.peers[at];
         let (armed, lost) = (self.armed?, peer.lost?);
-        let (refused, goodbye) = (peer.refused.is_some(), self.has_said_goodbye(at));
+        let refused_from = match (&peer.refused, &peer.absent) {
+            (Some(_), _) => Some(lost),
+            (None, absent) => absent.as_ref().map(|(_, since)| lost.max(*since)),
+        };
         if !self.is_watched(at) || peer.heard.is_none() {
             return None;
         }
-        match (refused, goodbye) {
+        match (refused_from, self.has_said_goodbye(at)) {
             // Nobody is there, as was to be expected.
-            (true, true) => Some(lost),
-            (true, false) | (false, true) => Some(lost.max(armed) + self.rules.peer_grace),
+            (Some(_), true) => Some(lost),
+            (Some(from), false) => Some(from.max(armed) + self.rules.peer_grace),
+            (None, true) => Some(lost.max(armed) + self.rules.peer_grace),
             // A dial may be under way into a network that heals.
-            (false, false) => None,
+            (None, false) => None,
         }
     }
 

@@ -361,6 +361,89 @@ fn how_a_connection_ended_is_no_refusal() {
 }
 
 #[test]
+fn a_relay_that_does_not_have_a_peer_refuses_for_it_and_one_that_is_away_does_not() {
+    let t0 = Instant::now();
+    let relay = PeerId::random();
+    let ms = Duration::from_millis;
+    let absent = |at, since| Absent {
+        at,
+        since,
+        cause: FailureCause::NoReservation { relay },
+    };
+    let up = t0 - Duration::from_secs(60);
+    let back = t0 + ms(3_000);
+    // What connected relays say, and when the peer is lost.
+    let table = [
+        (
+            "one that was there all the time",
+            vec![absent(t0, up)],
+            Some(t0 + GRACE),
+        ),
+        (
+            "one that was away",
+            vec![absent(back, back)],
+            Some(back + GRACE),
+        ),
+        ("before it went away", vec![absent(t0 + ms(1), back)], None),
+        (
+            "before the peer was lost",
+            vec![absent(t0 - ms(1), up)],
+            None,
+        ),
+        (
+            "two, of which one was away",
+            vec![absent(back, back), absent(back, up)],
+            Some(t0 + GRACE),
+        ),
+        ("none", vec![], None),
+    ];
+    for (what, said, expected) in table {
+        let (mut core, [peer]) = met::<1>(t0);
+        core.set_step(Step(1), t0);
+        core.on_closed(peer, connection(0), t0);
+        let away = FailureCause::RelayNotConnected { relay };
+        core.on_dial_failed(peer, t0, &away, t0);
+        core.on_absent(peer, said, t0);
+        let Some(expected) = expected else {
+            core.on_time(t0 + SILENCE - ms(1));
+            assert_eq!(core.progress().ended, None, "{what}");
+            continue;
+        };
+        core.on_time(expected - ms(1));
+        assert_eq!(core.progress().ended, None, "{what}");
+        core.on_time(expected);
+        let ended = core.progress().ended;
+        assert!(
+            matches!(
+                &ended,
+                Some(Reason::Lost { cause: FailureCause::NoReservation { .. }, after, .. })
+                    if *after == expected - t0
+            ),
+            "{what}: {ended:?}"
+        );
+    }
+}
+
+#[test]
+fn what_a_relay_said_before_it_went_away_is_forgotten() {
+    let t0 = Instant::now();
+    let relay = PeerId::random();
+    let (mut core, [peer]) = met::<1>(t0);
+    core.set_step(Step(1), t0);
+    core.on_closed(peer, connection(0), t0);
+    let dying = Absent {
+        at: t0,
+        since: t0 - Duration::from_secs(60),
+        cause: FailureCause::NoReservation { relay },
+    };
+    core.on_absent(peer, [dying], t0);
+    assert!(core.next_deadline().is_some_and(|at| at <= t0 + GRACE));
+    core.on_absent(peer, [], t0);
+    core.on_time(t0 + GRACE);
+    assert_eq!(core.progress().ended, None);
+}
+
+#[test]
 fn a_loss_that_heals_is_shown_and_forgotten() {
     let t0 = Instant::now();
     let (mut core, [peer]) = met::<1>(t0);
