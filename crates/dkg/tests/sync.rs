@@ -6,6 +6,7 @@
 )]
 
 use std::{
+    collections::BTreeMap,
     convert::identity,
     time::{Duration, Instant},
 };
@@ -16,8 +17,10 @@ use pluto_dkg::sync::{
     self, Behaviour, CharonVersion, Client, Config, Event, News, Reason, Server, Step, WaitError,
 };
 use pluto_p2p::NodeConfig;
-use pluto_testkit::{Link, RawPeer, TCP, TestNode, config, ids, introduce, keys, logs, within};
-use tokio::sync::mpsc;
+use pluto_testkit::{
+    Link, RawPeer, TCP, TestNode, TestRelay, config, ids, introduce, keys, logs, within,
+};
+use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 #[path = "../examples/barrier.rs"]
@@ -312,7 +315,7 @@ async fn a_partition_of_three_seconds_is_shown_and_healed() {
         }
     };
     within(missing).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    sleep(Duration::from_secs(2)).await;
     links[0].speak();
     links[1].speak();
     let healed = async {
@@ -390,6 +393,191 @@ async fn with_two_connections_either_may_be_lost() {
         for node in nodes {
             assert_eq!(node.handle.server.progress().ended, None);
             node.stop().await;
+        }
+    }
+}
+
+/// Four nodes that know nothing of each other but a relay, and are connected through it.
+async fn relayed(
+    relay: &TestRelay,
+    configure: impl Fn(&mut NodeConfig),
+) -> (Vec<Member>, Vec<mpsc::Receiver<Event>>) {
+    logs();
+    let keys = keys::<4>();
+    let all = ids(&keys);
+    let mut nodes = Vec::new();
+    let mut events = Vec::new();
+    for key in &keys {
+        let mut node = config(key, &[TCP]).with_relays([relay.url()]);
+        configure(&mut node);
+        let (node, observed) = member_with(node, &all, identity).await;
+        nodes.push(node);
+        events.push(observed);
+    }
+    connected(&nodes).await;
+    for node in &nodes {
+        for peer in node.context.view().known() {
+            assert!(peer.paths.iter().all(|path| path.is_relayed()), "{peer:?}");
+        }
+    }
+    (nodes, events)
+}
+
+/// What is told from now on, until it is about this many peers.
+async fn told<T>(
+    events: &mut mpsc::Receiver<Event>,
+    peers: usize,
+    pick: impl Fn(News) -> Option<(PeerId, T)>,
+) -> BTreeMap<PeerId, T> {
+    let mut found = BTreeMap::new();
+    let all = async {
+        while found.len() < peers {
+            if let Event::News(news) = events.recv().await.unwrap() {
+                found.extend(pick(news));
+            }
+        }
+    };
+    within(all).await;
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_gone_for_two_seconds_is_shown_and_healed() {
+    let mut relay = TestRelay::start().await;
+    let (nodes, mut events) = relayed(&relay, |node| node.relayed_only = true).await;
+    barrier(&nodes, 1).await;
+
+    relay.stop().await;
+    let gone = Instant::now();
+    // Work goes on in the meantime: what three of them have to say is still to be heard.
+    for node in &nodes[1..] {
+        node.handle.client.set_step(Step(2));
+    }
+    for events in &mut events {
+        let missing = told(events, 3, |news| match news {
+            News::Missing { peer, connected } => Some((peer, connected)),
+            _ => None,
+        });
+        assert!(missing.await.values().all(|connected| !connected));
+    }
+    println!("shown to all after {:?}", gone.elapsed());
+    sleep(Duration::from_secs(2).saturating_sub(gone.elapsed())).await;
+    relay.restart().await;
+    let back = Instant::now();
+    for events in &mut events {
+        let healed = told(events, 3, |news| match news {
+            News::Healed { peer, after } => Some((peer, after)),
+            News::Ended(reason) => panic!("{reason}"),
+            _ => None,
+        });
+        let healed = healed.await;
+        assert!(healed.values().all(|after| *after > Duration::from_secs(1)));
+    }
+    println!("healed for all {:?} after it was back", back.elapsed());
+
+    for step in 2..=4 {
+        barrier(&nodes, step).await;
+    }
+    for node in nodes {
+        assert_eq!(node.handle.server.progress().ended, None);
+        for peer in node.context.view().known() {
+            assert!(peer.paths.iter().all(|path| path.is_relayed()), "{peer:?}");
+        }
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_peer_behind_a_relay_ends_the_others_within_five_seconds() {
+    let relay = TestRelay::start().await;
+    let (mut nodes, _events) = relayed(&relay, |node| node.relayed_only = true).await;
+    barrier(&nodes, 1).await;
+    let killed = nodes.remove(1);
+    let id = killed.id();
+    killed.task.abort();
+    drop(killed);
+
+    let (reasons, took) = ends(&nodes).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    for reason in reasons {
+        println!("{reason}");
+        assert!(reason.to_string().contains(&id.to_string()), "{reason}");
+        assert!(reason.to_string().contains("step 1"), "{reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ceremony_that_began_on_a_relay_goes_on_directly_and_loses_nothing() {
+    let mut relay = TestRelay::start().await;
+    let (nodes, events) = relayed(&relay, |node| {
+        // Nobody tells where it is, so that the direct paths wait for the test.
+        node.filter_private_addrs = true;
+        // A connection without streams goes soon: that it goes tells that they have left it.
+        node.idle_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let observed = events.into_iter().map(|mut events| {
+        tokio::spawn(async move {
+            let mut all = Vec::new();
+            while let Some(event) = events.recv().await {
+                all.push(event);
+            }
+            all
+        })
+    });
+    let observed: Vec<_> = observed.collect();
+    barrier(&nodes, 1).await;
+
+    introduce(&nodes);
+    let is_direct = |node: &Member| {
+        let view = node.context.view();
+        let mut others = view.known().filter(|peer| peer.id != node.id());
+        others.all(|peer| {
+            let mut paths = peer.paths.iter();
+            peer.is_connected() && paths.all(|path| !path.is_relayed())
+        })
+    };
+    let mut last = 1;
+    let moved = async {
+        while !nodes.iter().all(is_direct) {
+            last += 1;
+            barrier(&nodes, last).await;
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(moved).await;
+    println!("directly after {last} barriers");
+    // Nothing needs it any more.
+    relay.stop().await;
+    last += 1;
+    barrier(&nodes, last).await;
+
+    let token = CancellationToken::new();
+    for node in &nodes {
+        node.handle.client.shutdown();
+    }
+    for node in &nodes {
+        within(node.handle.server.wait_shutdown(&token))
+            .await
+            .unwrap();
+    }
+    let ids: Vec<_> = nodes.iter().map(Member::id).collect();
+    for node in nodes {
+        node.stop().await;
+    }
+    for (id, observed) in ids.iter().zip(observed) {
+        let mut steps = BTreeMap::<_, Vec<i64>>::new();
+        for event in within(observed).await.unwrap() {
+            match event {
+                Event::News(News::Step { peer, step }) => steps.entry(peer).or_default().push(step),
+                Event::News(News::Agreed(_) | News::Connected { .. } | News::Shutdown { .. }) => {}
+                // Neither missing nor healed, and no stream that broke.
+                other => panic!("{other:?}"),
+            }
+        }
+        for other in ids.iter().filter(|other| *other != id) {
+            let mut said = steps[other].iter();
+            assert!((0..=i64::from(last)).eq(said.by_ref().copied()), "{said:?}");
         }
     }
 }
