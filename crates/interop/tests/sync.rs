@@ -6,6 +6,7 @@
 )]
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     time::{Duration, Instant},
 };
@@ -16,7 +17,7 @@ use pluto_dkg::sync::{self, CharonVersion, Client, Config, ConfigError, Reason, 
 use pluto_interop::binaries;
 use pluto_p2p::{Control, Node, P2PContext};
 use pluto_testkit::logs;
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::support::{CHARONS, LIMIT, Setup};
@@ -103,7 +104,8 @@ async fn the_reason_of_a_charon_reaches_us_with_its_name() {
     }
 }
 
-/// A ceremony whose first barrier is open.
+/// A ceremony whose first barrier is open for all: each Charon has asked us for something and waits. One
+/// that came later would end with the others, before it has heard why.
 struct Begun {
     setup: Setup,
     ours: Ours,
@@ -112,7 +114,7 @@ struct Begun {
 impl Begun {
     async fn new(binary: &Path) -> Self {
         let setup = Setup::new(binary, 1).await;
-        let ours = Ours::start(&setup, None);
+        let mut ours = Ours::start(&setup, None);
         let token = CancellationToken::new();
         let began = Instant::now();
         let connected = timeout(LIMIT, ours.server.wait_connected(&token)).await;
@@ -129,6 +131,11 @@ impl Begun {
         let open = timeout(LIMIT, ours.server.wait_step(Step(1), &token)).await;
         open.unwrap().unwrap();
         println!("barrier 1 open after {:?}", began.elapsed());
+        let mut asking = BTreeSet::new();
+        while asking.len() < CHARONS {
+            let peer = timeout(LIMIT, ours.asked.recv()).await.unwrap();
+            asking.extend(peer);
+        }
         Self { setup, ours }
     }
 
@@ -145,6 +152,8 @@ struct Ours {
     control: Control,
     client: Client,
     server: Server,
+    /// Who has asked for something, which is held.
+    asked: mpsc::Receiver<PeerId>,
 }
 
 impl Ours {
@@ -160,13 +169,16 @@ impl Ours {
             Ok::<_, ConfigError>((Protocols { sync, held }, (client, server, streams)))
         })
         .unwrap();
+        let (asks, asked) = mpsc::channel(HELD.len() * CHARONS);
         for id in HELD {
+            let asks = asks.clone();
             let mut incoming = streams.accept(StreamProtocol::new(id)).unwrap();
             tokio::spawn(async move {
                 // Neither answered nor ended.
                 let mut held = Vec::new();
-                while let Some(stream) = incoming.next().await {
+                while let Some((peer, stream)) = incoming.next().await {
                     held.push(stream);
+                    let _ = asks.try_send(peer);
                 }
             });
         }
@@ -177,6 +189,7 @@ impl Ours {
             control,
             client,
             server,
+            asked,
         }
     }
 }
