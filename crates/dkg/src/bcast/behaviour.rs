@@ -291,7 +291,7 @@ pub(super) async fn take(
     shared: &Arc<Shared>,
     id: &mut Option<MessageId>,
 ) -> Result<Frame, Refusal> {
-    let (body, this) = (body.clone(), shared.clone());
+    let (body, size, this) = (body.clone(), body.len(), shared.clone());
     let work = move || {
         let received = match wire::read_delivery(body) {
             Ok(received) => received,
@@ -305,7 +305,8 @@ pub(super) async fn take(
         let opened = opened.map(|opened| (opened, received.signatures));
         (Some(registered.id), opened)
     };
-    let (found, opened) = shared.workers.run(work).await.ok_or(Refusal::Interrupted)?;
+    let opened = shared.workers.run_sized(size, work).await;
+    let (found, opened) = opened.ok_or(Refusal::Interrupted)?;
     *id = found;
     let (opened, signatures) = opened?;
     let own = shared

@@ -315,7 +315,7 @@ impl Component {
         }
         let generation = self.agree().await?;
 
-        let shared = self.shared.clone();
+        let (shared, size) = (self.shared.clone(), any.value.len());
         let prepare = move || {
             let digest = shared.digest(id, &any);
             let mut ledger = shared.ledger();
@@ -328,7 +328,7 @@ impl Component {
             };
             Ok::<_, BroadcastError>((any, hash))
         };
-        let prepared = self.shared.workers.run(prepare).await;
+        let prepared = self.shared.workers.run_sized(size, prepare).await;
         let (any, hash) = prepared.ok_or(BroadcastError::Closed)??;
 
         let mut round = Round::new(self.shared.members.len(), self.shared.local);

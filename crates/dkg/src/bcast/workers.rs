@@ -4,6 +4,10 @@ use std::{num::NonZeroUsize, sync::Arc};
 
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
+/// Up to so many bytes are decoded and hashed where they are: that is some microseconds, as many as
+/// handing them to another thread and back. Chosen freely; a node signature has 70.
+const SMALL: usize = 4 << 10;
+
 /// The cores that one component may use at once.
 #[derive(Debug, Clone)]
 pub(super) struct Workers {
@@ -19,6 +23,18 @@ impl Workers {
             permits: Arc::new(Semaphore::new(count)),
             count,
         }
+    }
+
+    /// Runs work that takes as long as its bytes are many: here, or on a worker thread.
+    pub(super) async fn run_sized<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        if bytes <= SMALL {
+            return Some(work());
+        }
+        self.run(work).await
     }
 
     /// Runs work on a worker thread once a core is free. `None` if it panicked or the runtime ends.
