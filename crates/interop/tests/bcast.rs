@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, future::join_all};
+use futures::future::join_all;
 use libp2p::{PeerId, StreamProtocol, swarm::NetworkBehaviour};
 use pluto_crypto::bls;
 use pluto_dkg::{
@@ -25,7 +25,11 @@ use pluto_dkg::{
     sync::{self, Client, Server, Step},
 };
 use pluto_interop::binaries;
-use pluto_p2p::{Control, Node, P2PContext, exchange::Budget};
+use pluto_p2p::{
+    Control, Node, P2PContext,
+    exchange::{self, Budget, Protocol, Repeat, Shape, Slot, exchange},
+    proto::Frame,
+};
 use pluto_testkit::logs;
 use prost::{Message, Name};
 use serde_json::Value;
@@ -164,7 +168,7 @@ async fn what_we_broadcast_is_signed_by_three_charons_and_reaches_them() {
 
         // And no Charon finishes the round without it.
         let send = recorded.shares.iter().zip(&begun.setup.peers);
-        let send = send.map(|(frame, peer)| begun.ours.send_shares(*peer, frame));
+        let send = send.map(|(message, peer)| begun.ours.send_shares(*peer, message));
         join_all(send).await;
         for (idx, charon) in begun.setup.charons.iter().enumerate() {
             match charon.until_logged("Received round 1 results", ROUND).await {
@@ -184,7 +188,7 @@ async fn what_we_broadcast_is_signed_by_three_charons_and_reaches_them() {
 /// What a Charon in our place said in round 1 of a recorded ceremony.
 struct Recorded {
     casts: FrostRound1Casts,
-    /// A frame for each of the others, in their order.
+    /// A message for each of the others, in their order.
     shares: Vec<Vec<u8>>,
 }
 
@@ -209,7 +213,9 @@ impl Recorded {
         let share = |at: usize| find(&ours["round1_shares"], "to_share_idx", at.into());
         Some(Self {
             casts: FrostRound1Casts::decode(&bytes(&ours["round1_casts"])[..]).unwrap(),
-            shares: (1..=CHARONS).map(|at| bytes(&share(at)["frame"])).collect(),
+            shares: (1..=CHARONS)
+                .map(|at| bytes(&share(at)["message"]))
+                .collect(),
         })
     }
 }
@@ -218,7 +224,7 @@ impl Recorded {
 struct Protocols {
     bcast: bcast::Behaviour,
     sync: sync::Behaviour,
-    shares: libp2p_stream::Behaviour,
+    shares: exchange::Behaviour,
 }
 
 /// A ceremony whose first barrier is open.
@@ -274,7 +280,7 @@ struct Ours {
     casts: mpsc::Receiver<Delivered<FrostRound1Casts>>,
     client: Client,
     server: Server,
-    streams: libp2p_stream::Control,
+    shares: exchange::Handle,
 }
 
 impl Ours {
@@ -283,20 +289,28 @@ impl Ours {
         let context = P2PContext::new(peers.iter().copied());
         let bcast = bcast::Config::new(peers.clone(), setup.secret.clone(), setup.hash());
         let sync = sync::Config::new(peers, setup.hash()).with_nickname("ours");
-        let (node, (component, client, server, mut streams)) =
+        let (node, (component, client, server, shares, mut received)) =
             Node::new(setup.node(), context, |builder| {
                 let context = builder.p2p_context();
                 let (bcast, component) =
                     bcast::new(context.clone(), bcast, Budget::default()).unwrap();
                 let (sync, client, server) = sync::new(context, builder.key(), sync).unwrap();
-                let shares = libp2p_stream::Behaviour::new();
-                let streams = shares.new_control();
+                let protocol = Protocol {
+                    ids: vec![SHARES],
+                    shape: Shape::OneWay,
+                    repeat: Repeat::Never,
+                    max_frame: 1 << 20,
+                    read_timeout: ROUND,
+                    write_timeout: ROUND,
+                };
+                let (shares, handle, received) =
+                    exchange(builder.p2p_context(), Budget::default(), vec![protocol]);
                 let behaviour = Protocols {
                     bcast,
                     sync,
                     shares,
                 };
-                Ok::<_, Infallible>((behaviour, (component, client, server, streams)))
+                Ok::<_, Infallible>((behaviour, (component, client, server, handle, received)))
             })
             .unwrap();
         let threshold = usize::try_from(setup.definition.threshold).unwrap();
@@ -307,13 +321,8 @@ impl Ours {
             })
             .unwrap();
 
-        let mut incoming = streams.accept(SHARES).unwrap();
-        tokio::spawn(async move {
-            while let Some((_, mut stream)) = incoming.next().await {
-                let mut shares = Vec::new();
-                let _ = timeout(ROUND, stream.read_to_end(&mut shares)).await;
-            }
-        });
+        // Read to their end; no more is wanted of them.
+        tokio::spawn(async move { while received.recv().await.is_some() {} });
         let control = node.control();
         tokio::spawn(node.run(CancellationToken::new()));
         Self {
@@ -322,17 +331,13 @@ impl Ours {
             casts,
             client,
             server,
-            streams,
+            shares,
         }
     }
 
-    async fn send_shares(&self, to: PeerId, frame: &[u8]) {
-        let mut streams = self.streams.clone();
-        let send = async {
-            let mut stream = streams.open_stream(to, SHARES).await.unwrap();
-            stream.write_all(frame).await.unwrap();
-            stream.close().await.unwrap();
-        };
-        timeout(ROUND, send).await.unwrap();
+    async fn send_shares(&self, to: PeerId, message: &[u8]) {
+        let by = tokio::time::Instant::now() + ROUND;
+        let call = self.shares.call(to, Slot(0), Frame::from_body(message), by);
+        call.unwrap().await.unwrap();
     }
 }

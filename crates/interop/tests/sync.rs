@@ -11,11 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::StreamExt;
 use libp2p::{PeerId, StreamProtocol, swarm::NetworkBehaviour};
 use pluto_dkg::sync::{self, CharonVersion, Client, Config, ConfigError, Reason, Server, Step};
 use pluto_interop::binaries;
-use pluto_p2p::{Control, Node, P2PContext};
+use pluto_p2p::{
+    Control, Node, P2PContext,
+    exchange::{self, Budget, Protocol, Repeat, Shape, exchange},
+};
 use pluto_testkit::logs;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -36,7 +38,7 @@ const HELD: [&str; 5] = [
 #[derive(NetworkBehaviour)]
 struct Protocols {
     sync: sync::Behaviour,
-    held: libp2p_stream::Behaviour,
+    held: exchange::Behaviour,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,26 +164,30 @@ impl Ours {
         let context = P2PContext::new(peers.iter().copied());
         let mut config = Config::new(peers.iter().copied(), setup.hash()).with_nickname("ours");
         config.charon_version = version;
-        let (node, (client, server, mut streams)) = Node::new(setup.node(), context, |builder| {
+        let (node, (client, server, mut inbound)) = Node::new(setup.node(), context, |builder| {
             let (sync, client, server) = sync::new(builder.p2p_context(), builder.key(), config)?;
-            let held = libp2p_stream::Behaviour::new();
-            let streams = held.new_control();
-            Ok::<_, ConfigError>((Protocols { sync, held }, (client, server, streams)))
+            let held = HELD.map(|id| Protocol {
+                ids: vec![StreamProtocol::new(id)],
+                shape: Shape::RequestResponse,
+                repeat: Repeat::Never,
+                max_frame: 1 << 20,
+                read_timeout: LIMIT,
+                write_timeout: LIMIT,
+            });
+            let context = builder.p2p_context();
+            let (held, _, inbound) = exchange(context, Budget::default(), held.to_vec());
+            Ok::<_, ConfigError>((Protocols { sync, held }, (client, server, inbound)))
         })
         .unwrap();
         let (asks, asked) = mpsc::channel(HELD.len() * CHARONS);
-        for id in HELD {
-            let asks = asks.clone();
-            let mut incoming = streams.accept(StreamProtocol::new(id)).unwrap();
-            tokio::spawn(async move {
-                // Neither answered nor ended.
-                let mut held = Vec::new();
-                while let Some((peer, stream)) = incoming.next().await {
-                    held.push(stream);
-                    let _ = asks.try_send(peer);
-                }
-            });
-        }
+        tokio::spawn(async move {
+            // Neither answered nor refused.
+            let mut held = Vec::new();
+            while let Some(request) = inbound.recv().await {
+                let _ = asks.try_send(request.peer);
+                held.push(request);
+            }
+        });
         let control = node.control();
         tokio::spawn(node.run(CancellationToken::new()));
         Self {
