@@ -245,7 +245,8 @@ impl Begun {
         };
         println!("connected: {agreed:?}");
         assert_eq!(agreed.version, setup.version);
-        assert_eq!(agreed.broadcast, Some(setup.generation));
+        let chosen = timeout(ROUND, ours.component.agree()).await.unwrap();
+        assert_eq!(chosen.unwrap(), setup.generation);
 
         ours.client.set_step(Step(1));
         let open = timeout(LIMIT, ours.server.wait_step(Step(1), &token)).await;
