@@ -35,7 +35,9 @@ use pluto_p2p::{
     addr::is_relayed,
     p2p_context::{PeerView, ReservationState, View},
 };
-use pluto_testkit::{Cluster, Limits, Link, TCP, TestNode, TestRelay, for_all_pairs, logs, within};
+use pluto_testkit::{
+    Cluster, Limits, Link, State, TCP, TestNode, TestRelay, for_all_pairs, logs, within,
+};
 use tokio::{runtime::Runtime, sync::mpsc};
 
 /// How long what is killed, cut off or frozen stays so.
@@ -230,18 +232,13 @@ async fn frozen(outage: Duration) -> Duration {
     healed(nodes, lost, back).await
 }
 
-/// A cluster that leaves nothing to others.
-async fn crowd(relay: &TestRelay) -> Vec<TestNode<()>> {
-    meet(&[relay]).await
-}
-
 async fn refused(outage: Duration) -> Duration {
     let relay = TestRelay::with_limits(Limits {
         max_reservations: NODES,
         ..Limits::default()
     });
     let relay = relay.await;
-    let crowd = crowd(&relay).await;
+    let crowd = meet(&[&relay]).await;
     let cluster = Cluster::new(NODES, &[TCP], [relay.url()]).relayed_only();
     let nodes = cluster.start().await;
     for_all(&nodes, |view| {
@@ -257,12 +254,17 @@ async fn refused(outage: Duration) -> Duration {
 }
 
 async fn at_capacity(outage: Duration) -> Duration {
+    let circuits = 4 * NODES;
     let relay = TestRelay::with_limits(Limits {
-        max_circuits: NODES * (NODES - 1) / 2,
+        max_circuits: circuits,
         ..Limits::default()
     });
     let relay = relay.await;
-    let crowd = crowd(&relay).await;
+    // Many more pairs than circuits.
+    let crowd = Cluster::new(3 * NODES, &[TCP], [relay.url()]).relayed_only();
+    let crowd = crowd.start().await;
+    let full = |state: &State| (state.circuits == circuits).then_some(());
+    within(relay.control().wait_for(full)).await.unwrap();
     let cluster = Cluster::new(NODES, &[TCP], [relay.url()]).relayed_only();
     let nodes = cluster.start().await;
     for_all(&nodes, |view| view.relays[0].is_reserved()).await;

@@ -24,7 +24,10 @@ use libp2p::{
     connection_limits::ConnectionLimits,
     core::{
         muxing::StreamMuxerBox,
-        transport::{Boxed, ListenerId, timeout::TransportTimeoutError},
+        transport::{
+            Boxed, ListenerId,
+            timeout::{TransportTimeout, TransportTimeoutError},
+        },
         upgrade::Version,
     },
     dcutr, dns,
@@ -70,6 +73,9 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// that it lies above everything that the protocols allow together. The most that its receive
 /// window of 1 GiB takes at 256 KiB a stream.
 pub const MAX_MUXER_STREAMS: usize = 4096;
+/// How long a dial to an address may take, handshakes included. QUIC's handshake has as long
+/// (libp2p's default), and so has TCP's in go-libp2p. Three lost packets in a row are borne.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The agent version that identify sends.
 pub const AGENT: &str = concat!("pluto/v", env!("CARGO_PKG_VERSION"));
 
@@ -105,7 +111,8 @@ pub struct NodeConfig {
     pub max_connections: u32,
     /// How long a connection that nobody wants stays without streams.
     pub idle_timeout: Duration,
-    /// How long connecting may take, handshakes included.
+    /// How long connecting may take, handshakes included, for who comes in and through relays. A
+    /// dial to an address has at most [`DIAL_TIMEOUT`].
     pub connection_timeout: Duration,
     /// See [`ping::INTERVAL`].
     pub ping_interval: Duration,
@@ -699,7 +706,9 @@ fn transport(
                 error @ quic::Error::Connection(_) => broken_handshake(error),
                 error => io::Error::other(error),
             });
-        quic.or_transport(secure.over(tcp))
+        let tcp = TransportTimeout::with_outgoing_timeout(secure.over(tcp), DIAL_TIMEOUT)
+            .map_err(untimed);
+        quic.or_transport(tcp)
             .map(|either, _| either.into_inner())
             .map_err(Either::into_inner)
             .boxed()
@@ -720,6 +729,13 @@ fn transport(
             .map_err(Either::into_inner)
             .boxed(),
     })
+}
+
+fn untimed(error: TransportTimeoutError<io::Error>) -> io::Error {
+    match error {
+        TransportTimeoutError::Timeout => io::ErrorKind::TimedOut.into(),
+        TransportTimeoutError::TimerError(error) | TransportTimeoutError::Other(error) => error,
+    }
 }
 
 /// The other side was there, and then it broke.

@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId, identity::Keypair};
 
-/// What a [`TestRelay`] gives.
-pub use pluto_relay_server::Limits;
+/// What a [`TestRelay`] gives, and how it stands.
+pub use pluto_relay_server::{Limits, State};
 
 pub use self::{
     cluster::{Cluster, for_all_pairs, is_direct},
