@@ -14,7 +14,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use either::Either;
@@ -76,6 +76,10 @@ pub const MAX_MUXER_STREAMS: usize = 4096;
 /// How long a dial to an address may take, handshakes included. QUIC's handshake has as long
 /// (libp2p's default), and so has TCP's in go-libp2p. Three lost packets in a row are borne.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// DCUtR tries each circuit when it begins and never again, in vain if the other side is not at it
+/// yet. It begins anew with the first peer that is not reached directly after this, in which its three
+/// attempts have ended; those failures come less and less often.
+const PUNCH_AGAIN: Duration = Duration::from_secs(20);
 /// The agent version that identify sends.
 pub const AGENT: &str = concat!("pluto/v", env!("CARGO_PKG_VERSION"));
 
@@ -241,6 +245,8 @@ pub struct Node<B: NetworkBehaviour> {
     listeners: Vec<(ListenerId, Vec<Multiaddr>)>,
     addresses: watch::Sender<Addresses>,
     metrics: Option<Metrics>,
+    /// When DCUtR began last.
+    punching: Option<Instant>,
     bootnodes: Bootnodes,
 }
 
@@ -451,6 +457,7 @@ impl<B: NetworkBehaviour> Node<B> {
             listeners,
             addresses,
             metrics: config.metrics,
+            punching: None,
             bootnodes,
         };
         Ok((node, handle))
@@ -559,10 +566,12 @@ impl<B: NetworkBehaviour> Node<B> {
                 ..
             })) => {
                 let local = self.control.local;
-                let punching = &mut self.swarm.behaviour_mut().dcutr;
-                if !punching.is_enabled() {
-                    tracing::debug!(%peer, "not reached directly: holes are punched from now on");
-                    punching.enable(dcutr::Behaviour::new(local));
+                let due = |at: Instant| at.elapsed() >= PUNCH_AGAIN;
+                if self.punching.is_none_or(due) {
+                    tracing::debug!(%peer, "not reached directly: holes are punched");
+                    self.punching = Some(Instant::now());
+                    let dcutr = &mut self.swarm.behaviour_mut().dcutr;
+                    dcutr.enable(dcutr::Behaviour::new(local));
                 }
             }
             SwarmEvent::ExternalAddrExpired { address } => {

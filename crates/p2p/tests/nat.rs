@@ -273,26 +273,17 @@ impl Net {
 
     fn space(&mut self, name: &str) -> Result<String, String> {
         let space = format!("{}-{name}", self.prefix);
-        run(&["ip", "netns", "add", &space])?;
+        run(&format!("ip netns add {space}"))?;
         self.spaces.push(space.clone());
-        run(&["ip", "-n", &space, "link", "set", "lo", "up"])?;
+        run(&format!("ip -n {space} link set lo up"))?;
         Ok(space)
     }
 
     fn build(&mut self, line: Line) -> Result<(), String> {
         let internet = self.space("net")?;
-        run(&["ip", "-n", &internet, "link", "add", "br", "type", "bridge"])?;
-        run(&[
-            "ip",
-            "-n",
-            &internet,
-            "addr",
-            "add",
-            "203.0.113.1/24",
-            "dev",
-            "br",
-        ])?;
-        run(&["ip", "-n", &internet, "link", "set", "br", "up"])?;
+        run(&format!("ip -n {internet} link add name wan type bridge"))?;
+        run(&format!("ip -n {internet} addr add 203.0.113.1/24 dev wan"))?;
+        run(&format!("ip -n {internet} link set wan up"))?;
         // Whoever looks for a private address here is told that there is none.
         forward(&internet)?;
         for (index, kind) in self.kinds.clone().into_iter().enumerate() {
@@ -302,22 +293,13 @@ impl Net {
             };
             let port = format!("p{index}");
             wire(&outer, "out", &internet, &port)?;
-            run(&["ip", "-n", &internet, "link", "set", &port, "master", "br"])?;
+            run(&format!("ip -n {internet} link set {port} master wan"))?;
             // Two, for a router that maps by address.
             for host in [10 + index, 110 + index] {
                 let address = format!("203.0.113.{host}/24");
-                run(&["ip", "-n", &outer, "addr", "add", &address, "dev", "out"])?;
+                run(&format!("ip -n {outer} addr add {address} dev out"))?;
             }
-            run(&[
-                "ip",
-                "-n",
-                &outer,
-                "route",
-                "add",
-                "default",
-                "via",
-                "203.0.113.1",
-            ])?;
+            run(&format!("ip -n {outer} route add default via 203.0.113.1"))?;
             lose(&outer, "out", line)?;
             lose(&internet, &port, line)?;
             delay(&outer, line);
@@ -325,10 +307,10 @@ impl Net {
                 let node = self.space(&format!("n{index}"))?;
                 let (inner, router) = (format!("10.0.{index}.2/24"), format!("10.0.{index}.1/24"));
                 wire(&node, "out", &outer, "in")?;
-                run(&["ip", "-n", &node, "addr", "add", &inner, "dev", "out"])?;
-                run(&["ip", "-n", &outer, "addr", "add", &router, "dev", "in"])?;
+                run(&format!("ip -n {node} addr add {inner} dev out"))?;
+                run(&format!("ip -n {outer} addr add {router} dev in"))?;
                 let router = router.trim_end_matches("/24");
-                run(&["ip", "-n", &node, "route", "add", "default", "via", router])?;
+                run(&format!("ip -n {node} route add default via {router}"))?;
                 forward(&outer)?;
                 nft(&outer, &translate(index, kind))?;
             }
@@ -398,7 +380,7 @@ impl Net {
 impl Drop for Net {
     fn drop(&mut self) {
         for space in &self.spaces {
-            let _ = run(&["ip", "netns", "del", space]);
+            let _ = run(&format!("ip netns del {space}"));
         }
     }
 }
@@ -445,7 +427,11 @@ impl Drop for Inside {
     }
 }
 
-fn run(command: &[&str]) -> Result<(), String> {
+fn run(command: &str) -> Result<(), String> {
+    run_words(&command.split(' ').collect::<Vec<_>>())
+}
+
+fn run_words(command: &[&str]) -> Result<(), String> {
     let (program, arguments) = command.split_first().unwrap();
     let told = |error: &dyn std::fmt::Display| format!("`{}`: {error}", command.join(" "));
     let output = Command::new(program).args(arguments).output();
@@ -457,17 +443,16 @@ fn run(command: &[&str]) -> Result<(), String> {
 }
 
 fn wire(one: &str, its: &str, other: &str, others: &str) -> Result<(), String> {
-    run(&[
-        "ip", "link", "add", its, "netns", one, "type", "veth", "peer", "name", others, "netns",
-        other,
-    ])?;
-    run(&["ip", "-n", one, "link", "set", its, "up"])?;
-    run(&["ip", "-n", other, "link", "set", others, "up"])
+    run(&format!(
+        "ip link add {its} netns {one} type veth peer name {others} netns {other}"
+    ))?;
+    run(&format!("ip -n {one} link set {its} up"))?;
+    run(&format!("ip -n {other} link set {others} up"))
 }
 
 fn forward(space: &str) -> Result<(), String> {
     let on = "echo 1 > /proc/sys/net/ipv4/ip_forward";
-    run(&["ip", "netns", "exec", space, "sh", "-c", on])
+    run_words(&["ip", "netns", "exec", space, "sh", "-c", on])
 }
 
 /// What the router does: maps, and lets in nothing but answers.
@@ -529,11 +514,8 @@ fn delay(space: &str, line: Line) {
     if line.delay.is_zero() {
         return;
     }
-    let delay = format!("{}ms", line.delay.as_millis());
-    let netem = [
-        "ip", "netns", "exec", space, "tc", "qdisc", "add", "dev", "out", "root",
-    ];
-    let netem = [&netem[..], &["netem", "delay", &delay]].concat();
+    let delay = line.delay.as_millis();
+    let netem = format!("ip netns exec {space} tc qdisc add dev out root netem delay {delay}ms");
     if let Err(reason) = run(&netem) {
         println!("no delay, only loss: {reason}");
     }
@@ -571,7 +553,7 @@ fn sweep() {
             .and_then(|name| name.split('-').next());
         let process = process.and_then(|process| process.parse::<u32>().ok());
         if process.is_some_and(|process| !fs::exists(format!("/proc/{process}")).unwrap_or(true)) {
-            let _ = run(&["ip", "netns", "del", &name]);
+            let _ = run(&format!("ip netns del {name}"));
         }
     }
 }
