@@ -46,6 +46,8 @@ const OUTAGE: Duration = Duration::from_secs(30);
 const OUTAGE_SECS: &str = "PLUTO_BENCH_OUTAGE_SECS";
 /// The environment variable with a part of the name of the only losses to be measured.
 const ONLY: &str = "PLUTO_BENCH_ONLY";
+/// Longer than a relay keeps the place of a client that is gone.
+const FREED: Duration = Duration::from_secs(90);
 const NODES: usize = 4;
 const ROUNDS: usize = 5;
 /// Another host of loopback, for links.
@@ -74,8 +76,8 @@ fn main() {
             Box::pin(frozen(outage))
         }),
         (
-            format!("all reservations are refused for {secs} s: the relay is full"),
-            |outage| Box::pin(refused(outage)),
+            "all reservations are refused for a minute: the relay is full".into(),
+            |_| Box::pin(refused()),
         ),
         (
             format!("all circuits are refused for {secs} s: the relay is at capacity"),
@@ -232,7 +234,7 @@ async fn frozen(outage: Duration) -> Duration {
     healed(nodes, lost, back).await
 }
 
-async fn refused(outage: Duration) -> Duration {
+async fn refused() -> Duration {
     let relay = TestRelay::with_limits(Limits {
         max_reservations: NODES,
         ..Limits::default()
@@ -246,8 +248,12 @@ async fn refused(outage: Duration) -> Duration {
         relays.any(|relay| matches!(relay.reservation, ReservationState::Waiting { .. }))
     })
     .await;
-    tokio::time::sleep(outage).await;
     join_all(crowd.into_iter().map(TestNode::stop)).await;
+    // The relay keeps a place for a while for whoever lost its connection.
+    let free = |state: &State| (state.reservations < NODES).then_some(());
+    let free = relay.control().wait_for(free);
+    let free = tokio::time::timeout(FREED, free).await;
+    free.unwrap().unwrap();
     let back = Instant::now();
     met(&nodes).await;
     ended(nodes, back).await

@@ -916,6 +916,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn late_behaviour_is_told_of_the_last_candidates_before_any_connection() {
+        let mut optional = OptionalBehaviour::disabled();
+        connect(&mut optional, 1, PeerId::random());
+        // The first is heard of again.
+        let heard = (0..=CANDIDATES).chain([1]);
+        for port in heard {
+            let candidate = NewExternalAddrCandidate {
+                addr: &addr(u16::try_from(port).expect("is small")),
+            };
+            optional.on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
+        }
+
+        optional.enable(Recorder::default());
+
+        let told = (2..=CANDIDATES).chain([1]);
+        let told = told.map(|port| Seen::Candidate(addr(u16::try_from(port).expect("is small"))));
+        let told: Vec<_> = told.chain([Seen::Established(1, 0)]).collect();
+        assert_eq!(seen(&optional), told);
+    }
+
+    #[test]
     fn late_behaviour_is_told_of_addresses_and_connections_in_order() {
         let mut optional = OptionalBehaviour::disabled();
         let (a, b) = (PeerId::random(), PeerId::random());
@@ -1348,6 +1369,7 @@ mod tests {
         ListenerGone,
         ListenAddr(Multiaddr),
         ListenAddrGone(Multiaddr),
+        Candidate(Multiaddr),
         ExternalAddr(Multiaddr),
         ExternalAddrGone(Multiaddr),
         /// Connection, and how many others the peer had.
@@ -1420,6 +1442,7 @@ mod tests {
                 FromSwarm::ListenerClosed(_) => Seen::ListenerGone,
                 FromSwarm::NewListenAddr(e) => Seen::ListenAddr(e.addr.clone()),
                 FromSwarm::ExpiredListenAddr(e) => Seen::ListenAddrGone(e.addr.clone()),
+                FromSwarm::NewExternalAddrCandidate(e) => Seen::Candidate(e.addr.clone()),
                 FromSwarm::ExternalAddrConfirmed(e) => Seen::ExternalAddr(e.addr.clone()),
                 FromSwarm::ExternalAddrExpired(e) => Seen::ExternalAddrGone(e.addr.clone()),
                 FromSwarm::ConnectionEstablished(e) => {
