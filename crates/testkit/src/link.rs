@@ -54,7 +54,12 @@ impl Link {
     ///
     /// If the address is no TCP address.
     pub async fn slow(target: &Multiaddr, delay: Duration) -> Self {
-        Self::open(SocketAddr::from(([127, 0, 0, 1], 0)), tcp_port(target), delay).await
+        Self::open(
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+            tcp_port(target),
+            delay,
+        )
+        .await
     }
 
     /// Opens a link in front of a relay that was started [behind](crate::TestRelay::behind) that
