@@ -8,7 +8,7 @@
 //!   whoever uses relays is woken by a change. A node makes it from its configuration.
 //! - **Wake-ups:** timers, and changes of the context. Nothing is polled.
 //! - **Bounds:** [`MAX_RELAYS`] relays; an answer has at most [`MAX_BODY`] bytes and comes within
-//!   [`TIMEOUT`]; [`MAX_ADDRESSES`] addresses each; waits are jittered and end after 4.8 s at most.
+//!   [`TIMEOUT`]; [`MAX_ADDRESSES`] addresses each; waits are jittered and end after 3.6 s at most.
 //! - **Failure:** nothing fails because a relay is absent: it is said, and tried again. What was known
 //!   before stays.
 //! - **Cancellation:** at any await; [`Bootnodes::shutdown`] returns once all tasks have ended.
@@ -37,8 +37,9 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 pub const MAX_BODY: usize = 64 << 10;
 /// The first wait after a failure; Charon's value.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// The longest, before its jitter of a fifth: whoever comes back is found within five seconds.
-const BACKOFF_MAX: Duration = Duration::from_secs(4);
+/// The longest, before its jitter of a fifth. What is behind the relay is to be found within five
+/// seconds of its being back, too.
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// Identities of one URL that are remembered to tell that it alternates.
 const MEMORY: usize = 4;
 

@@ -14,7 +14,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use either::Either;
@@ -24,7 +24,10 @@ use libp2p::{
     connection_limits::ConnectionLimits,
     core::{
         muxing::StreamMuxerBox,
-        transport::{Boxed, ListenerId, timeout::TransportTimeoutError},
+        transport::{
+            Boxed, ListenerId,
+            timeout::{TransportTimeout, TransportTimeoutError},
+        },
         upgrade::Version,
     },
     dcutr, dns,
@@ -70,6 +73,13 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// that it lies above everything that the protocols allow together. The most that its receive
 /// window of 1 GiB takes at 256 KiB a stream.
 pub const MAX_MUXER_STREAMS: usize = 4096;
+/// How long a dial to an address may take, handshakes included. QUIC's handshake has as long
+/// (libp2p's default), and so has TCP's in go-libp2p. Three lost packets in a row are borne.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// DCUtR tries each circuit when it begins and never again, in vain if the other side is not at it
+/// yet. It begins anew with the first peer that is not reached directly after this, in which its three
+/// attempts have ended; those failures come less and less often.
+const PUNCH_AGAIN: Duration = Duration::from_secs(20);
 /// The agent version that identify sends.
 pub const AGENT: &str = concat!("pluto/v", env!("CARGO_PKG_VERSION"));
 
@@ -105,7 +115,8 @@ pub struct NodeConfig {
     pub max_connections: u32,
     /// How long a connection that nobody wants stays without streams.
     pub idle_timeout: Duration,
-    /// How long connecting may take, handshakes included.
+    /// How long connecting may take, handshakes included, for who comes in and through relays. A
+    /// dial to an address has at most [`DIAL_TIMEOUT`].
     pub connection_timeout: Duration,
     /// See [`ping::INTERVAL`].
     pub ping_interval: Duration,
@@ -234,6 +245,8 @@ pub struct Node<B: NetworkBehaviour> {
     listeners: Vec<(ListenerId, Vec<Multiaddr>)>,
     addresses: watch::Sender<Addresses>,
     metrics: Option<Metrics>,
+    /// When DCUtR began last.
+    punching: Option<Instant>,
     bootnodes: Bootnodes,
 }
 
@@ -444,6 +457,7 @@ impl<B: NetworkBehaviour> Node<B> {
             listeners,
             addresses,
             metrics: config.metrics,
+            punching: None,
             bootnodes,
         };
         Ok((node, handle))
@@ -552,10 +566,12 @@ impl<B: NetworkBehaviour> Node<B> {
                 ..
             })) => {
                 let local = self.control.local;
-                let punching = &mut self.swarm.behaviour_mut().dcutr;
-                if !punching.is_enabled() {
-                    tracing::debug!(%peer, "not reached directly: holes are punched from now on");
-                    punching.enable(dcutr::Behaviour::new(local));
+                let due = |at: Instant| at.elapsed() >= PUNCH_AGAIN;
+                if self.punching.is_none_or(due) {
+                    tracing::debug!(%peer, "not reached directly: holes are punched");
+                    self.punching = Some(Instant::now());
+                    let dcutr = &mut self.swarm.behaviour_mut().dcutr;
+                    dcutr.enable(dcutr::Behaviour::new(local));
                 }
             }
             SwarmEvent::ExternalAddrExpired { address } => {
@@ -699,7 +715,9 @@ fn transport(
                 error @ quic::Error::Connection(_) => broken_handshake(error),
                 error => io::Error::other(error),
             });
-        quic.or_transport(secure.over(tcp))
+        let tcp = TransportTimeout::with_outgoing_timeout(secure.over(tcp), DIAL_TIMEOUT)
+            .map_err(untimed);
+        quic.or_transport(tcp)
             .map(|either, _| either.into_inner())
             .map_err(Either::into_inner)
             .boxed()
@@ -720,6 +738,13 @@ fn transport(
             .map_err(Either::into_inner)
             .boxed(),
     })
+}
+
+fn untimed(error: TransportTimeoutError<io::Error>) -> io::Error {
+    match error {
+        TransportTimeoutError::Timeout => io::ErrorKind::TimedOut.into(),
+        TransportTimeoutError::TimerError(error) | TransportTimeoutError::Other(error) => error,
+    }
 }
 
 /// The other side was there, and then it broke.

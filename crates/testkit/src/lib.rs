@@ -4,6 +4,7 @@
 //! - [`RawPeer`] speaks any protocol by hand, as slowly, as much or as wrongly as a test wants.
 //! - [`Link`] forwards TCP connections until it is told to fall silent, to stall or to cut them;
 //!   [`UdpLink`] does so for QUIC.
+//! - [`Cluster`] is nodes that know nothing but relays.
 //! - [`TestRelay`] is a relay that can be killed and started again where it was.
 //!
 //! Everything that waits is bounded by [`LIMIT`]; see [`within`].
@@ -13,6 +14,7 @@
     reason = "a test that cannot go on shall end here"
 )]
 
+mod cluster;
 mod link;
 mod node;
 mod raw;
@@ -22,7 +24,11 @@ use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId, identity::Keypair};
 
+/// What a [`TestRelay`] gives, and how it stands.
+pub use pluto_relay_server::{Limits, State};
+
 pub use self::{
+    cluster::{Cluster, for_all_pairs, is_direct},
     link::{Link, UdpLink},
     node::{TestNode, config, introduce, met},
     raw::RawPeer,

@@ -1,6 +1,9 @@
 //! Links that fail on command.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use tokio::{
@@ -24,8 +27,15 @@ enum Mode {
 pub struct Link {
     port: u16,
     mode: watch::Sender<Mode>,
-    cut: watch::Sender<u64>,
+    cut: watch::Sender<Cut>,
     _stop: DropGuard,
+}
+
+/// How connections were cut last. Each cut is a change, also to what was.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    Close,
+    Reset,
 }
 
 impl Link {
@@ -44,17 +54,31 @@ impl Link {
     ///
     /// If the address is no TCP address.
     pub async fn slow(target: &Multiaddr, delay: Duration) -> Self {
-        let port = target
-            .iter()
-            .find_map(|part| match part {
-                Protocol::Tcp(port) => Some(port),
-                _ => None,
-            })
-            .unwrap();
+        Self::open(
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+            tcp_port(target),
+            delay,
+        )
+        .await
+    }
+
+    /// Opens a link in front of a relay that was started [behind](crate::TestRelay::behind) that
+    /// host: whoever is told where the relay is comes here.
+    ///
+    /// # Panics
+    ///
+    /// If the relay's port is taken on that host.
+    pub async fn before(relay: &crate::TestRelay, host: IpAddr) -> Self {
+        let port = tcp_port(relay.address());
+        Self::open(SocketAddr::from((host, port)), port, Duration::ZERO).await
+    }
+
+    async fn open(near: SocketAddr, port: u16, delay: Duration) -> Self {
         let target = SocketAddr::from(([127, 0, 0, 1], port));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(near).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (mode, cut) = (watch::Sender::new(Mode::Open), watch::Sender::new(0));
+        let mode = watch::Sender::new(Mode::Open);
+        let cut = watch::Sender::new(Cut::Close);
         let stop = CancellationToken::new();
         let work = accept(listener, target, delay, mode.subscribe(), cut.subscribe());
         tokio::spawn(stop.clone().run_until_cancelled_owned(work));
@@ -90,8 +114,21 @@ impl Link {
 
     /// Cuts the connections that are open now.
     pub fn cut(&self) {
-        self.cut.send_modify(|cuts| *cuts += 1);
+        self.cut.send_replace(Cut::Close);
     }
+
+    /// Resets the connections that are open now, on both sides.
+    pub fn reset(&self) {
+        self.cut.send_replace(Cut::Reset);
+    }
+}
+
+fn tcp_port(address: &Multiaddr) -> u16 {
+    let port = address.iter().find_map(|part| match part {
+        Protocol::Tcp(port) => Some(port),
+        _ => None,
+    });
+    port.unwrap()
 }
 
 async fn accept(
@@ -99,7 +136,7 @@ async fn accept(
     target: SocketAddr,
     delay: Duration,
     mode: watch::Receiver<Mode>,
-    cut: watch::Receiver<u64>,
+    cut: watch::Receiver<Cut>,
 ) {
     let mut pairs = JoinSet::new();
     while let Ok((near, _)) = listener.accept().await {
@@ -111,12 +148,15 @@ async fn accept(
         let (mode, mut cut) = (mode.clone(), cut.clone());
         cut.mark_unchanged();
         pairs.spawn(async move {
-            let (near_read, near_write) = near.into_split();
-            let (far_read, far_write) = far.into_split();
+            let (mut near_read, mut near_write) = near.into_split();
+            let (mut far_read, mut far_write) = far.into_split();
             tokio::select! {
-                () = forward(near_read, far_write, delay, mode.clone()) => {}
-                () = forward(far_read, near_write, delay, mode) => {}
-                _ = cut.changed() => {}
+                () = forward(&mut near_read, &mut far_write, delay, mode.clone()) => {}
+                () = forward(&mut far_read, &mut near_write, delay, mode) => {}
+                _ = cut.changed() => if let Cut::Reset = *cut.borrow() {
+                    let near = near_read.as_ref().set_zero_linger();
+                    near.and(far_read.as_ref().set_zero_linger()).unwrap();
+                }
             }
         });
     }
@@ -127,24 +167,23 @@ const IN_FLIGHT: usize = 1024;
 
 /// Copies until either side ends; swallows while the link is silent, waits while it is stalled.
 async fn forward(
-    from: tcp::OwnedReadHalf,
-    to: tcp::OwnedWriteHalf,
+    from: &mut tcp::OwnedReadHalf,
+    to: &mut tcp::OwnedWriteHalf,
     delay: Duration,
     mut mode: watch::Receiver<Mode>,
 ) {
     let (sender, in_flight) = mpsc::channel(IN_FLIGHT);
     // Ends with the arrival of the last that was read, or when either side is gone.
-    let ((), to) = tokio::join!(
+    tokio::join!(
         depart(from, delay, sender, mode.clone()),
         arrive(in_flight, to)
     );
     // A silent link does not even tell that the other side has closed.
     let _ = mode.wait_for(|mode| *mode == Mode::Open).await;
-    drop(to);
 }
 
 async fn depart(
-    mut from: tcp::OwnedReadHalf,
+    from: &mut tcp::OwnedReadHalf,
     delay: Duration,
     sender: mpsc::Sender<(Instant, Vec<u8>)>,
     mut mode: watch::Receiver<Mode>,
@@ -172,21 +211,16 @@ async fn depart(
     }
 }
 
-/// Gives the far end back: to drop it is to close it.
-async fn arrive(
-    mut in_flight: mpsc::Receiver<(Instant, Vec<u8>)>,
-    mut to: tcp::OwnedWriteHalf,
-) -> tcp::OwnedWriteHalf {
+async fn arrive(mut in_flight: mpsc::Receiver<(Instant, Vec<u8>)>, to: &mut tcp::OwnedWriteHalf) {
     while let Some((at, bytes)) = in_flight.recv().await {
         // The timer counts in milliseconds and rounds up, even what is due.
         if at > Instant::now() {
             sleep_until(at).await;
         }
         if to.write_all(&bytes).await.is_err() {
-            break;
+            return;
         }
     }
-    to
 }
 
 /// Forwards the datagrams of one connection to one address. Dropping it silences it for ever.

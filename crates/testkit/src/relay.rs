@@ -1,21 +1,27 @@
 //! A relay that can be killed and started again where it was.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use pluto_crypto::k1::SecretKey;
-use pluto_p2p::RelaySource;
+use pluto_p2p::{
+    RelaySource,
+    addr::{Transport, external},
+};
 use pluto_relay_server::{Config, Control, Limits, Outcome, RelayServer};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{TCP, addr, within};
 
-/// A relay on loopback, over TCP, with a page that names it.
+/// A relay, unless otherwise said on loopback and over TCP, with a page that names it.
 pub struct TestRelay {
     key: SecretKey,
     limits: Limits,
-    listen: Multiaddr,
+    /// Where clients are told that it is, instead of where it listens.
+    front: Option<IpAddr>,
+    /// Where it listens; once it has started, at which ports.
+    listen: Vec<Multiaddr>,
     http: SocketAddr,
     running: Option<(Control, CancellationToken, JoinHandle<Outcome>)>,
 }
@@ -28,11 +34,32 @@ impl TestRelay {
 
     /// Starts one that gives only so much.
     pub async fn with_limits(limits: Limits) -> Self {
+        Self::configured(&[TCP], limits, None).await
+    }
+
+    /// Starts one that listens there, its page on the host of the first.
+    pub async fn on(listen: &[&str]) -> Self {
+        Self::configured(listen, Limits::default(), None).await
+    }
+
+    /// Starts one whose clients are told that it is at its port of another host of loopback; what is
+    /// there is a [`Link`](crate::Link::before).
+    pub async fn behind(front: IpAddr, limits: Limits) -> Self {
+        Self::configured(&[TCP], limits, Some(front)).await
+    }
+
+    async fn configured(listen: &[&str], limits: Limits, front: Option<IpAddr>) -> Self {
+        let listen: Vec<_> = listen.iter().map(|listen| addr(listen)).collect();
+        let host = listen[0].iter().find_map(|part| match part {
+            Protocol::Ip4(ip) => Some(ip),
+            _ => None,
+        });
         let mut relay = Self {
             key: SecretKey::generate(),
             limits,
-            listen: addr(TCP),
-            http: SocketAddr::from(([127, 0, 0, 1], 0)),
+            front,
+            listen,
+            http: SocketAddr::from((host.unwrap(), 0)),
             running: None,
         };
         relay.restart().await;
@@ -68,7 +95,7 @@ impl TestRelay {
 
     /// Where it listens.
     pub fn address(&self) -> &Multiaddr {
-        &self.listen
+        &self.listen[0]
     }
 
     /// Starts it again, at the same place and with the same identity.
@@ -78,18 +105,21 @@ impl TestRelay {
     /// If its ports are taken.
     pub async fn restart(&mut self) {
         self.stop().await;
-        let config = Config::new(self.key.clone())
-            .with_listen(self.listen.clone())
-            .with_private_addresses()
-            .with_limits(self.limits.clone())
-            .with_http(self.http);
+        let listen = self.listen.iter().cloned();
+        let config = listen.fold(Config::new(self.key.clone()), Config::with_listen);
+        let config = config.with_limits(self.limits.clone()).with_http(self.http);
+        let config = match self.front {
+            Some(front) => config.with_external_ip(front),
+            None => config.with_private_addresses(),
+        };
         let relay = RelayServer::new(config).unwrap();
         let (control, stop) = (relay.control(), CancellationToken::new());
         let task = tokio::spawn(relay.run(stop.clone()));
         let told = within(control.ready()).await.unwrap();
-        self.listen = told[0].clone();
-        if let Some(Protocol::P2p(_)) = self.listen.iter().last() {
-            self.listen.pop();
+        for listen in &mut self.listen {
+            let same = |told: &&Multiaddr| Transport::of(told) == Transport::of(listen);
+            let host = listen.iter().next().unwrap().acquire();
+            *listen = external(told.iter().find(same).unwrap(), host).unwrap();
         }
         self.http = control.http_address().unwrap();
         self.running = Some((control, stop, task));

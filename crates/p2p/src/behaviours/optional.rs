@@ -15,7 +15,8 @@
 //!   after each command, and there compares `listen_protocol` with what it last saw.
 //! - **Bounds:** `SWITCH_QUEUE` waiting requests, further callers wait; one record and at most one
 //!   undelivered command per open connection; one record per listener, listen address and confirmed
-//!   external address. All of these are limited by the swarm's own connections and listeners.
+//!   external address; these are limited by the swarm's own connections and listeners. The last
+//!   `CANDIDATES` candidates for external addresses.
 //! - **Disconnect:** the connection's record and its undelivered command go in the same call. The
 //!   inner behaviour hears of it when it was told of the connection.
 //! - **Cancellation:** [`Switch::enable`] and [`Switch::disable`] may be dropped at any await. Before
@@ -50,8 +51,8 @@ use libp2p::{
     swarm::{
         ConnectionClosed, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent,
         ConnectionId, ExpiredListenAddr, ExternalAddrExpired, FromSwarm, ListenerClosed,
-        NetworkBehaviour, NewListenAddr, NotifyHandler, SubstreamProtocol, THandler,
-        THandlerInEvent, THandlerOutEvent, ToSwarm,
+        NetworkBehaviour, NewExternalAddrCandidate, NewListenAddr, NotifyHandler,
+        SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
         behaviour::{ConnectionEstablished, ExternalAddrConfirmed, NewListener},
         handler::{
             ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
@@ -67,6 +68,9 @@ use crate::p2p_context::NodeGone;
 ///
 /// Chosen freely: switching is rare, and a caller that finds the queue full waits.
 const SWITCH_QUEUE: usize = 4;
+
+/// Candidates for external addresses that are remembered; as many as DCUtR keeps.
+const CANDIDATES: usize = 20;
 
 /// Enables and disables an [`OptionalBehaviour`] from outside the swarm.
 pub struct Switch<B> {
@@ -125,6 +129,9 @@ pub struct OptionalBehaviour<B: NetworkBehaviour> {
     listeners: Vec<ListenerId>,
     listen_addrs: Vec<(ListenerId, Multiaddr)>,
     external_addrs: Vec<Multiaddr>,
+    /// What may be one, the last one heard of last. The swarm tells each once, and a hole can be
+    /// punched only with them.
+    candidates: Vec<Multiaddr>,
 
     /// At most one command per open connection: a change of mind replaces what was not delivered.
     pending_commands: VecDeque<(PeerId, ConnectionId, Command<THandler<B>>)>,
@@ -148,6 +155,7 @@ impl<B: NetworkBehaviour> OptionalBehaviour<B> {
             listeners: Vec::new(),
             listen_addrs: Vec::new(),
             external_addrs: Vec::new(),
+            candidates: Vec::new(),
             pending_commands: VecDeque::new(),
             requests: receiver,
             switch: Switch { requests },
@@ -320,6 +328,14 @@ impl<B: NetworkBehaviour> NetworkBehaviour for OptionalBehaviour<B> {
                 self.listen_addrs.retain(|(id, _)| *id != listener_id);
                 self.forward(event);
             }
+            FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr }) => {
+                self.candidates.retain(|known| known != addr);
+                if self.candidates.len() == CANDIDATES {
+                    self.candidates.remove(0);
+                }
+                self.candidates.push(addr.clone());
+                self.forward(event);
+            }
             FromSwarm::ExternalAddrConfirmed(ExternalAddrConfirmed { addr }) => {
                 if !self.external_addrs.contains(addr) {
                     self.external_addrs.push(addr.clone());
@@ -408,6 +424,10 @@ impl<B: NetworkBehaviour> OptionalBehaviour<B> {
                 listener_id,
                 addr,
             }));
+        }
+        for addr in &self.candidates {
+            let candidate = NewExternalAddrCandidate { addr };
+            inner.on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
         }
         for addr in &self.external_addrs {
             inner.on_swarm_event(FromSwarm::ExternalAddrConfirmed(ExternalAddrConfirmed {
@@ -896,6 +916,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn late_behaviour_is_told_of_the_last_candidates_before_any_connection() {
+        let mut optional = OptionalBehaviour::disabled();
+        connect(&mut optional, 1, PeerId::random());
+        // The first is heard of again.
+        let heard = (0..=CANDIDATES).chain([1]);
+        for port in heard {
+            let candidate = NewExternalAddrCandidate {
+                addr: &addr(u16::try_from(port).expect("is small")),
+            };
+            optional.on_swarm_event(FromSwarm::NewExternalAddrCandidate(candidate));
+        }
+
+        optional.enable(Recorder::default());
+
+        let told = (2..=CANDIDATES).chain([1]);
+        let told = told.map(|port| Seen::Candidate(addr(u16::try_from(port).expect("is small"))));
+        let told: Vec<_> = told.chain([Seen::Established(1, 0)]).collect();
+        assert_eq!(seen(&optional), told);
+    }
+
+    #[test]
     fn late_behaviour_is_told_of_addresses_and_connections_in_order() {
         let mut optional = OptionalBehaviour::disabled();
         let (a, b) = (PeerId::random(), PeerId::random());
@@ -1328,6 +1369,7 @@ mod tests {
         ListenerGone,
         ListenAddr(Multiaddr),
         ListenAddrGone(Multiaddr),
+        Candidate(Multiaddr),
         ExternalAddr(Multiaddr),
         ExternalAddrGone(Multiaddr),
         /// Connection, and how many others the peer had.
@@ -1400,6 +1442,7 @@ mod tests {
                 FromSwarm::ListenerClosed(_) => Seen::ListenerGone,
                 FromSwarm::NewListenAddr(e) => Seen::ListenAddr(e.addr.clone()),
                 FromSwarm::ExpiredListenAddr(e) => Seen::ListenAddrGone(e.addr.clone()),
+                FromSwarm::NewExternalAddrCandidate(e) => Seen::Candidate(e.addr.clone()),
                 FromSwarm::ExternalAddrConfirmed(e) => Seen::ExternalAddr(e.addr.clone()),
                 FromSwarm::ExternalAddrExpired(e) => Seen::ExternalAddrGone(e.addr.clone()),
                 FromSwarm::ConnectionEstablished(e) => {

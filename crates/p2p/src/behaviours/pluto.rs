@@ -38,7 +38,8 @@ pub struct PlutoBehaviour<B: NetworkBehaviour> {
     pub relay: Toggle<relay::Behaviour>,
     /// Hole punching, begun by the side that accepted a circuit. It dials by itself, both sides at
     /// one moment, which no planner could; where addresses can be dialled it only makes connections
-    /// that nobody needs. So it is switched on by the first peer that cannot be reached directly.
+    /// that nobody needs. So it is switched on by the first peer that cannot be reached directly, and
+    /// begins anew with later ones.
     pub dcutr: OptionalBehaviour<dcutr::Behaviour>,
     /// TCP to QUIC.
     pub quic_upgrade: OptionalBehaviour<QuicUpgrade>,

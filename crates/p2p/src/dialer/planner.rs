@@ -38,6 +38,14 @@ pub const MAX_DIALING: usize = 32;
 /// Dials to the addresses of one peer under way at once: a second one goes to addresses that were
 /// learned while the first, perhaps to a dead address that only a time-out ends, is under way.
 pub const MAX_DIALING_PER_PEER: usize = 2;
+/// A dial that has taken so long, to a peer that there is no connection to, gets a second one beside
+/// it. What answered nothing while it was away may have lost the first one's bytes for ever, and a
+/// dial is given up only after [`DIAL_TIMEOUT`](crate::p2p::DIAL_TIMEOUT): with half of that one
+/// begins as often as this. Longer than a handshake over any line that validators can work with.
+pub const STALLED: Duration = Duration::from_millis(2500);
+/// Longest wait after a failed dial to a relay, before its jitter. Everybody depends on relays, of
+/// which there are few; and after the relay the peers behind it are still to be found.
+pub const RELAY_BACKOFF_MAX: Duration = Duration::from_secs(3);
 
 /// A connection that lasted shorter than this counts as a failed attempt: a peer whose gate is
 /// closed to us ends it right after the handshake, and would be dialled without a pause. Chosen
@@ -45,10 +53,17 @@ pub const MAX_DIALING_PER_PEER: usize = 2;
 pub const STABLE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(BACKOFF_MAX.as_millis() * 6 / 5 < 5000);
+const _: () = assert!(
+    STALLED.as_millis() * MAX_DIALING_PER_PEER as u128 >= crate::p2p::DIAL_TIMEOUT.as_millis()
+);
 
 const PACE: Pace = Pace {
     min: BACKOFF_MIN,
     max: BACKOFF_MAX,
+};
+const RELAY_PACE: Pace = Pace {
+    min: BACKOFF_MIN,
+    max: RELAY_BACKOFF_MAX,
 };
 
 /// One dial, from [`Planner::next_action`] until its end is told.
@@ -170,7 +185,7 @@ pub struct Planner {
     targets: BTreeMap<PeerId, Target>,
     router: RelayRouter,
     rules: Rules,
-    attempts: BTreeMap<Attempt, (PeerId, Way)>,
+    attempts: BTreeMap<Attempt, Dialing>,
     next_attempt: u64,
     outcomes: Vec<(PeerId, Outcome)>,
 }
@@ -182,6 +197,14 @@ struct Rules {
     upgrades: bool,
     /// Members are reached through relays only.
     relayed_only: bool,
+}
+
+/// A dial under way.
+#[derive(Debug, Clone, Copy)]
+struct Dialing {
+    peer: PeerId,
+    way: Way,
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -297,7 +320,7 @@ impl Planner {
                 target.expect_direct(grace(local, peer), now);
                 target.routes.reset(route_grace(local, peer), now);
             } else {
-                target.direct.back_off(now, PACE, &mut self.jitter);
+                target.direct.back_off(now, target.pace(), &mut self.jitter);
                 target.routes.back_off(now, &mut self.jitter);
             }
         } else if !target.open.is_empty()
@@ -312,7 +335,7 @@ impl Planner {
 
     /// The dial made its connection, or somebody else had the same idea: not a failure.
     pub fn handle_dialed(&mut self, attempt: Attempt) {
-        let Some((peer, way)) = self.attempts.remove(&attempt) else {
+        let Some(Dialing { peer, way, .. }) = self.attempts.remove(&attempt) else {
             return;
         };
         if let Some(target) = self.targets.get_mut(&peer) {
@@ -326,7 +349,7 @@ impl Planner {
 
     /// The dial failed.
     pub fn handle_failed(&mut self, attempt: Attempt, cause: Cause, now: Instant) {
-        let Some((peer, way)) = self.attempts.remove(&attempt) else {
+        let Some(Dialing { peer, way, since }) = self.attempts.remove(&attempt) else {
             return;
         };
         let Some(target) = self.targets.get_mut(&peer) else {
@@ -335,12 +358,15 @@ impl Planner {
         let jitter = &mut self.jitter;
         match way {
             Way::Direct | Way::ForceDirect => {
-                let pace = match target.open.is_empty() {
-                    true => PACE,
-                    false => ForceDirect::PACE,
-                };
                 target.direct.end();
-                target.direct.back_off(now, pace, jitter);
+                match target.open.is_empty() {
+                    // The time that it took was a wait already.
+                    true => {
+                        target.direct.back_off(since, target.pace(), jitter);
+                        target.direct.next = target.direct.next.max(now);
+                    }
+                    false => target.direct.back_off(now, ForceDirect::PACE, jitter),
+                }
             }
             Way::Relayed { relay } => {
                 let not_yet = cause == Cause::NotYet;
@@ -384,7 +410,12 @@ impl Planner {
         })?;
         let attempt = Attempt(self.next_attempt);
         self.next_attempt += 1;
-        self.attempts.insert(attempt, (peer, way));
+        let dialing = Dialing {
+            peer,
+            way,
+            since: now,
+        };
+        self.attempts.insert(attempt, dialing);
         Some(Dial {
             attempt,
             peer,
@@ -491,13 +522,26 @@ impl Target {
             .min_by_key(|(_, rtt)| *rtt)
     }
 
-    fn wants_direct(&self, rules: Rules) -> bool {
+    fn pace(&self) -> Pace {
+        match self.member {
+            true => PACE,
+            false => RELAY_PACE,
+        }
+    }
+
+    /// When its addresses are to be dialled.
+    fn direct_at(&self, rules: Rules) -> Option<Instant> {
         let forbidden = rules.relayed_only && self.member;
-        !(forbidden || self.is_direct())
-            && match self.direct.dialing {
-                0 => !self.addresses.is_empty(),
-                dialing => dialing < MAX_DIALING_PER_PEER && !self.fresh.is_empty(),
-            }
+        if forbidden || self.is_direct() || self.addresses.is_empty() {
+            return None;
+        }
+        match self.direct.dialing {
+            0 => Some(self.direct.next),
+            MAX_DIALING_PER_PEER.. => None,
+            _ if !self.fresh.is_empty() => Some(self.direct.next),
+            _ if self.open.is_empty() => Some(self.direct.last? + STALLED),
+            _ => None,
+        }
     }
 
     fn wants_route(&self) -> bool {
@@ -515,7 +559,7 @@ impl Target {
     }
 
     fn deadlines(&self, router: &RelayRouter, rules: Rules) -> impl Iterator<Item = Instant> {
-        let direct = self.wants_direct(rules).then_some(self.direct.next);
+        let direct = self.direct_at(rules);
         let route = self.wants_route().then(|| self.routes.deadline(router));
         let quic = self.wants_quic(rules).then_some(self.quic.next);
         [direct, route.flatten(), quic].into_iter().flatten()
@@ -528,12 +572,13 @@ impl Target {
         rules: Rules,
         now: Instant,
     ) -> Option<(Way, Vec<Multiaddr>)> {
-        if self.wants_direct(rules) && self.direct.next <= now {
+        if self.direct_at(rules).is_some_and(|at| at <= now) {
+            let fresh = std::mem::take(&mut self.fresh);
             let addresses = match self.direct.dialing {
                 0 => self.addresses.clone(),
-                _ => self.fresh.clone(),
+                _ if fresh.is_empty() => self.addresses.clone(),
+                _ => fresh,
             };
-            self.fresh.clear();
             self.direct.begin(now);
             let way = match self.open.is_empty() {
                 true => Way::Direct,
@@ -608,6 +653,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
 
     #[test]
     fn the_smaller_id_dials_at_once_and_the_larger_after_a_grace() {
@@ -709,6 +756,32 @@ mod tests {
         let third: Multiaddr = "/ip4/127.0.0.1/tcp/3".parse().unwrap();
         planner.handle_addresses(large, vec![third], t0);
         assert_eq!(planner.next_action(t0), None, "two at once, not more");
+    }
+
+    #[test]
+    fn a_dial_that_stalls_gets_a_second_one_beside_it_and_its_time_is_a_wait() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let mut planner = planner(small, large, t0);
+        let first = planner.next_action(t0).unwrap();
+        assert_eq!(planner.next_deadline(), Some(t0 + STALLED));
+        assert_eq!(planner.next_action(t0 + STALLED - MS), None);
+        let second = planner.next_action(t0 + STALLED).unwrap();
+        assert_eq!(second.addresses, first.addresses);
+        // Not a third.
+        assert_eq!(planner.next_deadline(), None);
+
+        let t1 = t0 + 2 * STALLED;
+        planner.handle_failed(first.attempt, Cause::Other, t1);
+        assert_eq!(planner.next_deadline(), Some(t1));
+        let third = planner.next_action(t1).unwrap();
+        planner.handle_failed(second.attempt, Cause::Other, t1);
+        planner.handle_failed(third.attempt, Cause::Other, t1);
+        let next = planner.next_deadline().unwrap();
+        assert!(
+            next > t1 + BACKOFF_MIN,
+            "one that failed at once is waited after"
+        );
     }
 
     #[test]
