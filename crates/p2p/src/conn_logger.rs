@@ -190,9 +190,12 @@ impl Behaviour {
             false => None,
         };
         for path in &state.paths {
+            // One that has not proven itself may be the better one: it is decided on when it has, or
+            // ping closes it. Draining it now would close it in the moment in which it is chosen.
+            let undecided = !path.is_relayed() && path.rtt().is_none();
+            let survives = survivor.is_none_or(|survivor| survivor == path.connection);
             // A relay that is no longer one is let go.
-            let keep =
-                state.is_wanted() && survivor.is_none_or(|survivor| survivor == path.connection);
+            let keep = state.is_wanted() && (survives || undecided);
             let Some(kept) = self.kept.get_mut(&(peer, path.connection)) else {
                 continue;
             };
