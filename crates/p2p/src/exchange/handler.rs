@@ -1,8 +1,6 @@
 //! The streams of one connection.
 //!
-//! - **Owner:** the behaviour decides; the handler opens and reports. Each stream has a task of its
-//!   own, which ends with the handler: what arrives wakes that task, and not all handlers of the
-//!   connection.
+//! - **Owner:** the behaviour decides; the handler opens, writes, reads and reports.
 //! - **Bounds:** at most [`MAX_HANDED`] outbound requests (the behaviour hands no more over); the
 //!   inbound bounds of the module above.
 //! - **Disconnect:** dropping the handler drops its streams. The shared [`Job`] tells the behaviour
@@ -15,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use libp2p::{
     InboundUpgrade, Multiaddr, OutboundUpgrade, PeerId, Stream, StreamProtocol,
     core::UpgradeInfo,
@@ -29,7 +28,6 @@ use libp2p::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    task::{JoinError, JoinSet},
     time::{Instant, timeout, timeout_at},
 };
 use tracing::{Instrument, Span};
@@ -98,10 +96,10 @@ pub struct Handler {
     /// What identify said on this connection; empty until then.
     remote: HashSet<StreamProtocol>,
     pending_outbound: VecDeque<Start>,
-    outbound: JoinSet<ToBehaviour>,
+    outbound: FuturesUnordered<BoxFuture<'static, ToBehaviour>>,
     waiting: VecDeque<(Slot, StreamProtocol, Stream)>,
-    inbound: JoinSet<Result<(), (StreamProtocol, Rejection)>>,
-    refusing: JoinSet<()>,
+    inbound: FuturesUnordered<BoxFuture<'static, Result<(), (StreamProtocol, Rejection)>>>,
+    refusing: FuturesUnordered<BoxFuture<'static, ()>>,
     pending_events: VecDeque<ToBehaviour>,
 }
 
@@ -121,10 +119,10 @@ impl Handler {
             offered,
             remote: HashSet::new(),
             pending_outbound: VecDeque::new(),
-            outbound: JoinSet::new(),
+            outbound: FuturesUnordered::new(),
             waiting: VecDeque::new(),
-            inbound: JoinSet::new(),
-            refusing: JoinSet::new(),
+            inbound: FuturesUnordered::new(),
+            refusing: FuturesUnordered::new(),
             pending_events: VecDeque::new(),
         }
     }
@@ -186,10 +184,7 @@ impl ConnectionHandler for Handler {
         if let Some(event) = self.pending_events.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
         }
-        while let Poll::Ready(Some(ended)) = self.outbound.poll_join_next(cx) {
-            let Some(event) = finished(ended) else {
-                continue;
-            };
+        if let Poll::Ready(Some(event)) = self.outbound.poll_next_unpin(cx) {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
         }
         // 2. New streams.
@@ -226,19 +221,17 @@ impl ConnectionHandler for Handler {
             {
                 self.read(slot, id, stream);
             }
-            let Poll::Ready(Some(ended)) = self.inbound.poll_join_next(cx) else {
-                break;
-            };
-            match finished(ended) {
-                None | Some(Ok(())) => {}
-                Some(Err((id, rejection))) => {
+            match self.inbound.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(()))) => {}
+                Poll::Ready(Some(Err((id, rejection)))) => {
                     return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(
                         ToBehaviour::Rejected(id, rejection),
                     ));
                 }
+                Poll::Ready(None) | Poll::Pending => break,
             }
         }
-        while let Poll::Ready(Some(_)) = self.refusing.poll_join_next(cx) {}
+        while let Poll::Ready(Some(())) = self.refusing.poll_next_unpin(cx) {}
         Poll::Pending
     }
 }
@@ -271,7 +264,8 @@ impl Handler {
             drop(attempt);
             outcome
         };
-        self.outbound.spawn(send.instrument(self.span.clone()));
+        self.outbound
+            .push(Box::pin(send.instrument(self.span.clone())));
     }
 
     fn on_not_opened(
@@ -313,7 +307,8 @@ impl Handler {
             if self.refusing.len() < MAX_REFUSING {
                 let protocol = self.shared.protocols[slot.0].clone();
                 let refuse = async move { io::refuse(stream, &protocol).await };
-                self.refusing.spawn(refuse.instrument(self.span.clone()));
+                self.refusing
+                    .push(Box::pin(refuse.instrument(self.span.clone())));
             }
             // One report for many: this queue must not grow by what the peer does.
             if self.pending_events.len() < MAX_REFUSING {
@@ -331,20 +326,8 @@ impl Handler {
                 .await
                 .map_err(|rejection| (id, rejection))
         };
-        self.inbound.spawn(receive.instrument(self.span.clone()));
-    }
-}
-
-/// What a stream's task left; nothing if the runtime ended it.
-fn finished<T>(ended: Result<T, JoinError>) -> Option<T> {
-    match ended {
-        Ok(outcome) => Some(outcome),
-        Err(error) => {
-            if error.is_panic() {
-                tracing::error!(%error, "a stream's task failed");
-            }
-            None
-        }
+        self.inbound
+            .push(Box::pin(receive.instrument(self.span.clone())));
     }
 }
 
