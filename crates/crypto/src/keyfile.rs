@@ -7,7 +7,7 @@
 //! nothing ever replaces a file that exists.
 //!
 //! - **Bounds:** at most [`MAX_FILE_BYTES`] are read.
-//! - **Restart:** the file appears whole or not at all, as all of [`disk`](crate::disk).
+//! - **Restart:** the file appears whole or not at all, as all of [`disk`].
 //! - **Races:** of several creators exactly one wins; the others get [`Error::Exists`].
 
 use std::{

@@ -5,7 +5,7 @@
 //!
 //! - **Owner:** [`NodeSignatures`], from registration on, so that what comes early is kept.
 //! - **Bounds:** one signature of each other operator.
-//! - **Disconnect:** see [`bcast`](crate::bcast).
+//! - **Disconnect:** see [`bcast`].
 //! - **Cancellation:** dropping [`NodeSignatures::exchange`] drops what was received.
 //!
 //! Charon drops a signature that comes more than 60 s before it knows the lock hash, and waits for
