@@ -133,11 +133,13 @@ impl NetworkBehaviour for Behaviour {
             FromSwarm::ConnectionEstablished(ConnectionEstablished {
                 peer_id,
                 connection_id,
+                endpoint,
                 ..
             }) if self.operators.contains(&peer_id) => {
                 self.connections.push((peer_id, connection_id));
+                let relayed = endpoint.is_relayed();
                 self.shared
-                    .with(|core| core.on_connected(peer_id, connection_id));
+                    .with(|core| core.on_connected(peer_id, connection_id, relayed));
             }
             FromSwarm::ConnectionClosed(ConnectionClosed {
                 peer_id,

@@ -11,7 +11,8 @@
 //!   after [`Rules::peer_grace`]; a peer that says nothing on any path after [`Rules::silence`]. Before
 //!   that it is shown, and shown again when it is back. At step 0 anybody may come and go. A relay that
 //!   does not have a peer refuses in its place; but one that was away itself knows nobody at first, so
-//!   that the grace begins when it is back, and while it is away nothing is known.
+//!   that the grace begins when it is back, and while it is away nothing is known. What refuses direct
+//!   dials to a peer that was only connected through relays is its router.
 //! - **The claim.** To each peer leads at most one stream of ours. It is [claimed](Claim) for one
 //!   connection, and every ending gives it back; who may have it next is decided here.
 //! - **Streams of theirs.** The newest that has brought a valid message is the one that counts. What an
@@ -142,6 +143,8 @@ pub struct Progress {
 pub struct PeerProgress {
     /// The operator.
     pub peer: PeerId,
+    /// Whether identify has told who it is.
+    pub identified: bool,
     /// Whether it answers what we say.
     pub answers: bool,
     /// Whether it has said something valid on a stream that is open.
@@ -168,7 +171,9 @@ impl Progress {
 
     pub(crate) fn all_connected(&self) -> bool {
         let mut peers = self.peers.iter();
-        self.version.is_some() && peers.all(|peer| peer.answers && peer.speaks)
+        // A peer may speak before its identify has come, which alone tells how it broadcasts.
+        let here = |peer: &PeerProgress| peer.identified && peer.answers && peer.speaks;
+        self.version.is_some() && peers.all(here)
     }
 
     pub(crate) fn all_at(&self, step: Step) -> bool {
@@ -250,6 +255,8 @@ struct Peer {
     id: PeerId,
     who: Option<Who>,
     connections: Vec<ConnectionId>,
+    /// Whether one of its connections, or of the last that it had, is or was not through a relay.
+    direct: bool,
     claim: Claim,
     failures: u32,
     avoid: Option<ConnectionId>,
@@ -280,6 +287,7 @@ impl Peer {
             id,
             who: None,
             connections: Vec::new(),
+            direct: false,
             claim: Claim::Free,
             failures: 0,
             avoid: None,
@@ -394,9 +402,10 @@ impl Core {
 
     // What the swarm tells.
 
-    pub(crate) fn on_connected(&mut self, peer: PeerId, connection: ConnectionId) {
+    pub(crate) fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, relayed: bool) {
         let Some(at) = self.at(peer) else { return };
         let peer = &mut self.peers[at];
+        peer.direct = !relayed || (peer.direct && !peer.connections.is_empty());
         peer.connections.push(connection);
         peer.lost = None;
         peer.refused = None;
@@ -470,6 +479,8 @@ impl Core {
             | FailureCause::RelayRefused { .. } => {}
             // See `on_absent`.
             FailureCause::NoReservation { .. } => {}
+            // The router in front of a peer that could only be reached through a relay.
+            _ if !peer.direct => {}
             _ => peer.refused = Some(cause.clone()),
         }
         peer.last_failure = Some(cause.clone());
@@ -824,6 +835,7 @@ impl Core {
                 .enumerate()
                 .map(|(at, peer)| PeerProgress {
                     peer: peer.id,
+                    identified: peer.who.is_some(),
                     answers: peer.answers(),
                     speaks: peer.speaks,
                     step: peer.step,

@@ -70,8 +70,8 @@ impl Server {
         Self { shared }
     }
 
-    /// Waits until all other operators answer this node and have said something valid, and gives
-    /// what they have in common. There is no limit: operators start when they like.
+    /// Waits until all other operators are identified, answer this node and have said something
+    /// valid, and gives what they have in common. There is no limit: operators start when they like.
     pub async fn wait_connected(&self, token: &CancellationToken) -> Result<Agreement, WaitError> {
         self.wait(token, |progress| {
             let agreement = progress.agreement();

@@ -65,8 +65,7 @@ impl std::str::FromStr for CharonVersion {
 pub struct Agreement {
     /// The version that all claim.
     pub version: CharonVersion,
-    /// The newest generation of broadcast that all other peers list; `None` without one in common,
-    /// or where nothing is known because the version was pinned before identify came in.
+    /// The newest generation of broadcast that all other peers list; `None` without one in common.
     pub broadcast: Option<Generation>,
 }
 

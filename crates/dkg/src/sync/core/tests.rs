@@ -10,6 +10,8 @@ use super::*;
 mod sim;
 
 const GRACE: Duration = Duration::from_secs(4);
+/// The connection is not relayed.
+const DIRECT: bool = false;
 const SILENCE: Duration = Duration::from_secs(10);
 
 fn rules(version: Option<CharonVersion>) -> Rules {
@@ -30,7 +32,8 @@ fn met<const N: usize>(now: Instant) -> (Core, [PeerId; N]) {
     let peers = [(); N].map(|()| PeerId::random());
     let mut core = Core::new(rules(Some(CharonVersion::V1_11)), peers);
     for (at, peer) in peers.into_iter().enumerate() {
-        core.on_connected(peer, connection(at));
+        core.on_connected(peer, connection(at), DIRECT);
+        core.on_identified(peer, pluto());
         let ticket = core.take(peer, Some(connection(at)), now).unwrap();
         core.on_reply(peer, ticket, false, "", now);
         let stream = core.on_stream(peer).unwrap();
@@ -39,6 +42,13 @@ fn met<const N: usize>(now: Instant) -> (Core, [PeerId; N]) {
     assert!(core.progress().all_connected());
     while core.next_action().is_some() {}
     (core, peers)
+}
+
+fn pluto() -> Who {
+    Who {
+        kind: Kind::Pluto,
+        broadcasts: vec![Generation::V1, Generation::V2],
+    }
 }
 
 fn valid(step: i64) -> Heard<'static> {
@@ -238,7 +248,7 @@ fn who_is_no_operator_is_not_heard() {
         core.on_message(stranger, 1, valid(0), now),
         Verdict::Superseded
     );
-    core.on_connected(stranger, connection(9));
+    core.on_connected(stranger, connection(9), DIRECT);
     core.on_closed(stranger, connection(9), now);
     assert_eq!(core.progress(), before);
 }
@@ -425,6 +435,31 @@ fn a_relay_that_does_not_have_a_peer_refuses_for_it_and_one_that_is_away_does_no
 }
 
 #[test]
+fn a_refusal_counts_where_the_peer_was_reached_without_a_relay() {
+    let t0 = Instant::now();
+    let lost = |relayed: &[bool]| {
+        let (mut core, [peer]) = met::<1>(t0);
+        core.set_step(Step(1), t0);
+        // What came before is over.
+        core.on_closed(peer, connection(0), t0);
+        for (at, relayed) in (1..).zip(relayed) {
+            core.on_connected(peer, connection(at), *relayed);
+        }
+        for at in 1..=relayed.len() {
+            core.on_closed(peer, connection(at), t0);
+        }
+        core.on_dial_failed(peer, t0, &FailureCause::Refused, t0);
+        core.on_time(t0 + GRACE);
+        core.progress().ended.is_some()
+    };
+    assert!(!lost(&[true]), "its router refused");
+    assert!(!lost(&[true, true]));
+    assert!(lost(&[false]));
+    assert!(lost(&[false, true]));
+    assert!(lost(&[true, false]));
+}
+
+#[test]
 fn what_a_relay_said_before_it_went_away_is_forgotten() {
     let t0 = Instant::now();
     let relay = PeerId::random();
@@ -453,7 +488,7 @@ fn a_loss_that_heals_is_shown_and_forgotten() {
     core.on_dial_failed(peer, t0, &FailureCause::Refused, t0);
     let back = t0 + GRACE - Duration::from_millis(1);
     core.on_time(back);
-    core.on_connected(peer, connection(5));
+    core.on_connected(peer, connection(5), DIRECT);
     let stream = core.on_stream(peer).unwrap();
     assert_eq!(say(&mut core, peer, stream, 1, back), "");
     let healed = News::Healed {
@@ -505,7 +540,7 @@ fn every_ending_of_the_stream_gives_the_claim_back() {
     assert_eq!(command(&mut core), None);
 
     // 2. With a second connection, the first closes: the second takes over.
-    core.on_connected(peer, connection(1));
+    core.on_connected(peer, connection(1), DIRECT);
     core.on_closed(peer, connection(0), later);
     assert_eq!(command(&mut core), Some(claim(Some(connection(0)))));
     let third = core.take(peer, Some(connection(1)), later).unwrap();
@@ -513,7 +548,7 @@ fn every_ending_of_the_stream_gives_the_claim_back() {
     assert_eq!(core.claimed(peer), Some(connection(1)));
 
     // 3. With a second connection, the other one closes: nothing changes.
-    core.on_connected(peer, connection(2));
+    core.on_connected(peer, connection(2), DIRECT);
     core.on_closed(peer, connection(2), later);
     assert_eq!(core.claimed(peer), Some(connection(1)));
 
@@ -526,13 +561,13 @@ fn every_ending_of_the_stream_gives_the_claim_back() {
     core.on_claim_ended(peer, fourth, End::Broken, later);
     core.on_time(later + REOPEN_MIN);
     assert_eq!(command(&mut core), None);
-    core.on_connected(peer, connection(3));
+    core.on_connected(peer, connection(3), DIRECT);
     assert_eq!(command(&mut core), Some(claim(Some(connection(1)))));
 
     // 5. The connection chosen has closed before it could be taken.
     core.on_closed(peer, connection(3), later);
     assert_eq!(core.take(peer, Some(connection(3)), later), None);
-    core.on_connected(peer, connection(4));
+    core.on_connected(peer, connection(4), DIRECT);
     assert_eq!(command(&mut core), Some(claim(Some(connection(1)))));
     let fifth = core.take(peer, Some(connection(4)), later).unwrap();
 
@@ -554,7 +589,7 @@ fn every_ending_of_the_stream_gives_the_claim_back() {
     core.set_shutdown();
     core.on_reply(peer, sixth, true, "whatever", later);
     core.on_claim_ended(peer, sixth, End::Done, later);
-    core.on_connected(peer, connection(5));
+    core.on_connected(peer, connection(5), DIRECT);
     assert_eq!(command(&mut core), None);
     assert_eq!(core.progress().ended, None);
 }
@@ -614,6 +649,30 @@ fn who_has_finished_is_not_missed_and_who_has_not_is() {
 }
 
 #[test]
+fn who_speaks_before_its_identify_is_not_connected_until_it_has_come() {
+    let now = Instant::now();
+    let [known, fast] = [(); 2].map(|()| PeerId::random());
+    let mut core = Core::new(rules(None), [known, fast]);
+    core.on_identified(known, pluto());
+    for (at, peer) in [known, fast].into_iter().enumerate() {
+        core.on_connected(peer, connection(at), DIRECT);
+        let stream = core.on_stream(peer).unwrap();
+        assert_eq!(say(&mut core, peer, stream, 0, now), "");
+        let ticket = core.take(peer, Some(connection(at)), now).unwrap();
+        core.on_reply(peer, ticket, false, "", now);
+    }
+    assert_eq!(core.tell().version, Some(CharonVersion::V1_11));
+    assert!(!core.progress().all_connected());
+    let _ = core.take_progress();
+
+    core.on_identified(fast, pluto());
+    let progress = core.take_progress().expect("it is told");
+    assert!(progress.all_connected());
+    let agreed = progress.agreement().unwrap();
+    assert_eq!(agreed.broadcast, Some(Generation::V2));
+}
+
+#[test]
 fn the_version_follows_from_the_charons_and_is_the_newest_without_any() {
     let who = |kind| Who {
         kind,
@@ -624,8 +683,8 @@ fn the_version_follows_from_the_charons_and_is_the_newest_without_any() {
 
     // One Charon is enough to know.
     let mut core = Core::new(rules(None), [a, b, c]);
-    core.on_connected(a, connection(0));
-    core.on_connected(b, connection(1));
+    core.on_connected(a, connection(0), DIRECT);
+    core.on_connected(b, connection(1), DIRECT);
     core.on_identified(a, who(Kind::Pluto));
     assert_eq!(core.tell().version, None);
     core.on_identified(b, charon(CharonVersion::V1_10));

@@ -99,7 +99,9 @@ impl Sim {
         self.next_link += 1;
         self.links.push((a, b, id));
         for (of, to) in [(a, b), (b, a)] {
-            self.nodes[of].core.on_connected(self.ids[to], id);
+            let core = &mut self.nodes[of].core;
+            core.on_connected(self.ids[to], id, DIRECT);
+            core.on_identified(self.ids[to], pluto());
         }
     }
 
