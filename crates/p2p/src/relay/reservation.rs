@@ -37,8 +37,9 @@ use crate::p2p_context::ReservationState;
 
 /// First wait after a failure.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(250);
-/// Longest wait after a failure: with the round trip a relay that is back is used within 5 s.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(4);
+/// Longest wait after a failure. With the jitter and a round trip, a relay that is back is used
+/// within 5 s.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(3);
 /// A renewal follows at the latest after this, however long the reservation is said to hold. Half of
 /// the hour that relays of Charon and libp2p grant, so that clocks may differ by as much.
 pub const MAX_RENEW: Duration = Duration::from_secs(30 * 60);
