@@ -258,9 +258,15 @@ pub(crate) fn failures_of(error: &DialError) -> Vec<Failure> {
         }]
     };
     match error {
-        // Not failures of the network.
-        DialError::DialPeerConditionFalse(_) | DialError::LocalPeerId { .. } => Vec::new(),
-        DialError::NoAddresses | DialError::Aborted => Vec::new(),
+        // Not failures of the network: somebody else is at it, or the node is ending.
+        DialError::DialPeerConditionFalse(_) | DialError::Aborted => Vec::new(),
+        // Nobody dials without an address, and libp2p leaves out those that the node listens on.
+        DialError::NoAddresses => one(FailureCause::Itself),
+        DialError::LocalPeerId { address } => vec![Failure {
+            address: Some(address.clone()),
+            at,
+            cause: FailureCause::Itself,
+        }],
         DialError::Denied { .. } => one(FailureCause::Denied),
         DialError::WrongPeerId { obtained, address } => vec![Failure {
             address: Some(address.clone()),

@@ -332,6 +332,9 @@ pub enum FailureCause {
         /// Who answered.
         found: PeerId,
     },
+    /// This node answered.
+    #[error("this node itself answered there (is the address stale?)")]
+    Itself,
     /// The connection broke while it was being set up, mostly because the other side's gate
     /// closed it.
     #[error("closed during the handshake (is this node in the peer's cluster file?)")]

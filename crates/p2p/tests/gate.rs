@@ -302,6 +302,16 @@ async fn somebody_else_at_the_address_is_named() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_leads_to_oneself_is_said() {
+    let absent = PeerId::random();
+    let node = plain(config(&key(), &[TCP]), &[absent]).await;
+
+    node.control.book().set(absent, node.addresses.clone());
+
+    because(&node, absent, |why| waits_for(why, &FailureCause::Itself)).await;
+}
+
 /// The dialler's handshake is over before the other side's gate closes the connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_whose_gate_is_closed_to_us_is_said_to_have_closed() {
