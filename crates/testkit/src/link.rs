@@ -8,7 +8,7 @@ use std::{
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket, tcp},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket, tcp},
     sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
@@ -69,13 +69,23 @@ impl Link {
     ///
     /// If the relay's port is taken on that host.
     pub async fn before(relay: &crate::TestRelay, host: IpAddr) -> Self {
-        let port = tcp_port(relay.address());
-        Self::open(SocketAddr::from((host, port)), port, Duration::ZERO).await
+        Self::far(relay.address(), host, Duration::ZERO).await
+    }
+
+    /// Opens a [slow](Self::slow) link at the same port of another host of loopback: whoever is told
+    /// that the target is on that host comes here.
+    ///
+    /// # Panics
+    ///
+    /// If the address is no TCP address, or its port is taken on that host.
+    pub async fn far(target: &Multiaddr, host: IpAddr, delay: Duration) -> Self {
+        let port = tcp_port(target);
+        Self::open(SocketAddr::from((host, port)), port, delay).await
     }
 
     async fn open(near: SocketAddr, port: u16, delay: Duration) -> Self {
         let target = SocketAddr::from(([127, 0, 0, 1], port));
-        let listener = TcpListener::bind(near).await.unwrap();
+        let listener = listen(near);
         let port = listener.local_addr().unwrap().port();
         let mode = watch::Sender::new(Mode::Open);
         let cut = watch::Sender::new(Cut::Close);
@@ -121,6 +131,14 @@ impl Link {
     pub fn reset(&self) {
         self.cut.send_replace(Cut::Reset);
     }
+}
+
+/// Whoever is behind a link at its own port dials from that port, of any host.
+fn listen(near: SocketAddr) -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseport(true).unwrap();
+    socket.bind(near).unwrap();
+    socket.listen(128).unwrap()
 }
 
 fn tcp_port(address: &Multiaddr) -> u16 {
