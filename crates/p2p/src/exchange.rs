@@ -7,8 +7,8 @@
 //!   write it, and to the *peer*, not to a connection: nothing of it written, it moves to another
 //!   connection or waits for one until its deadline. Something written, it is repeated only where
 //!   the protocol is [`Repeat::Safe`]; otherwise it ends as [`Error::Interrupted`].
-//! - **Wake-ups:** [`Handle::call`] through its channel, the swarm's events, and one timer for the
-//!   earliest deadline or retry.
+//! - **Wake-ups:** [`Handle::call`] through its channel, the swarm's events, a place that is free again
+//!   if somebody waits for one, and one timer for the earliest deadline or retry.
 //! - **Bounds:** requests per peer [`MAX_OUTSTANDING`], those handed to a connection
 //!   [`MAX_HANDED`]; inbound streams read at once [`MAX_READING`] per connection, waiting unread
 //!   [`MAX_WAITING`], being refused [`MAX_REFUSING`]; bytes being received by a shared [`Budget`],
@@ -19,6 +19,7 @@
 
 mod behaviour;
 mod budget;
+mod ended;
 mod feature;
 mod handler;
 mod io;

@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{
     Budget, Error, MAX_HANDED, Protocol, Rejection, Repeat, Request, Slot, choose,
+    ended::{Ended, Note},
     handler::{FromBehaviour, Handler, Shared, Start, ToBehaviour},
     job::{Command, Job},
 };
@@ -111,6 +112,7 @@ impl Behaviour {
                 protocols,
                 budget,
                 requests,
+                ended: Ended::default(),
             },
             commands,
             jobs: HashMap::new(),
@@ -185,26 +187,15 @@ impl NetworkBehaviour for Behaviour {
         connection: ConnectionId,
         event: THandlerOutEvent<Self>,
     ) {
-        match event {
-            ToBehaviour::Finished(id) => {
-                self.forget(id);
-                self.freed(peer, connection);
-            }
-            ToBehaviour::Broken(id, error) => {
-                self.on_broken(id, connection, error);
-                self.freed(peer, connection);
-            }
-            ToBehaviour::Rejected(id, cause) => {
-                tracing::debug!(%peer, %connection, protocol = %id, %cause, "inbound stream rejected");
-                self.pending_events
-                    .push_back(ToSwarm::GenerateEvent(Event::Rejected {
-                        peer,
-                        connection,
-                        id,
-                        cause,
-                    }));
-            }
-        }
+        let ToBehaviour::Rejected(id, cause) = event;
+        tracing::debug!(%peer, %connection, protocol = %id, %cause, "inbound stream rejected");
+        self.pending_events
+            .push_back(ToSwarm::GenerateEvent(Event::Rejected {
+                peer,
+                connection,
+                id,
+                cause,
+            }));
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Event, THandlerInEvent<Self>>> {
@@ -213,7 +204,15 @@ impl NetworkBehaviour for Behaviour {
             if let Some(event) = self.pending_events.pop_front() {
                 return Poll::Ready(event);
             }
-            // 2. What is overdue.
+            // 2. What has ended; somebody may wait for its place.
+            let ended = self.shared.ended.take(cx, !self.queues.is_empty());
+            if !ended.is_empty() {
+                for note in ended {
+                    self.on_ended(note);
+                }
+                continue;
+            }
+            // 3. What is overdue.
             if let Some((at, id)) = self.alarms.first().copied() {
                 let now = Instant::now();
                 if at <= now {
@@ -222,20 +221,22 @@ impl NetworkBehaviour for Behaviour {
                     continue;
                 }
             }
-            // 3. What is asked for. A closed channel means that no handle is left; requests under
+            // 4. What is asked for. A closed channel means that no handle is left; requests under
             //    way still end.
             if let Poll::Ready(Some(command)) = self.commands.poll_recv(cx) {
                 self.on_command(command);
                 continue;
             }
-            // 4. Nothing: be woken for the next alarm.
+            // 5. Nothing: be woken for the next alarm.
             let Some((at, _)) = self.alarms.first().copied() else {
                 return Poll::Pending;
             };
             let timer = self
                 .timer
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-            if timer.deadline() != at {
+            // One that ends too early costs a look; most calls end long before their alarm, and
+            // setting it anew for each would cost all of them.
+            if timer.deadline() > at || timer.is_elapsed() {
                 timer.as_mut().reset(at);
             }
             if timer.as_mut().poll(cx).is_pending() {
@@ -318,6 +319,21 @@ impl Behaviour {
             self.queues.entry((peer, slot)).or_default().push_back(id);
             self.pump(peer, slot);
         }
+    }
+
+    /// A request has left its connection.
+    fn on_ended(&mut self, note: Note) {
+        match note.outcome {
+            Ok(()) => self.forget(note.job),
+            Err(error) => {
+                // The end of the connection may have been noticed first.
+                let place = self.jobs.get(&note.job).map(|entry| entry.place);
+                if place == Some(Place::Handed(note.connection)) {
+                    self.on_broken(note.job, note.connection, error);
+                }
+            }
+        }
+        self.freed(note.peer, note.connection);
     }
 
     /// The handler could not open or finish a stream.

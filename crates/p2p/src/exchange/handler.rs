@@ -3,7 +3,7 @@
 //! - **Owner:** the behaviour decides; the handler opens, writes, reads and reports.
 //! - **Bounds:** at most [`MAX_HANDED`] outbound requests (the behaviour hands no more over); the
 //!   inbound bounds of the module above.
-//! - **Disconnect:** dropping the handler drops its streams. The shared [`Job`] tells the behaviour
+//! - **Disconnect:** dropping the handler drops its streams, and ends the tasks that read from them. The shared [`Job`] tells the behaviour
 //!   how far each request had come.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use libp2p::{
     InboundUpgrade, Multiaddr, OutboundUpgrade, PeerId, Stream, StreamProtocol,
     core::UpgradeInfo,
@@ -28,13 +28,18 @@ use libp2p::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{Instant, timeout, timeout_at},
 };
 use tracing::{Instrument, Span};
 
 use super::{
     Budget, Done, Error, MAX_HANDED, MAX_READING, MAX_REFUSING, MAX_WAITING, Protocol, Rejection,
-    Request, Shape, Slot, io, io::Sent, job::Job,
+    Request, Shape, Slot,
+    ended::{Ended, Note},
+    io,
+    io::Sent,
+    job::Job,
 };
 use crate::{metrics::Attempt, p2p_context::P2PContext, proto};
 
@@ -67,10 +72,6 @@ pub struct Opening {
 /// What the handler reports.
 #[derive(Debug)]
 pub enum ToBehaviour {
-    /// The request is done with, the waiter was told.
-    Finished(u64),
-    /// The request did not end well; whether it is repeated is the behaviour's decision.
-    Broken(u64, std::io::Error),
     /// An inbound stream came to nothing.
     Rejected(StreamProtocol, Rejection),
 }
@@ -82,7 +83,11 @@ pub(super) struct Shared {
     pub(super) protocols: Arc<[Protocol]>,
     pub(super) budget: Budget,
     pub(super) requests: mpsc::Sender<Request>,
+    pub(super) ended: Ended,
 }
+
+/// A request on its stream, until it has said how it ended.
+type Sending = BoxFuture<'static, ()>;
 
 /// See the module's documentation.
 pub struct Handler {
@@ -93,10 +98,15 @@ pub struct Handler {
     span: Span,
     /// Served ids per protocol.
     offered: Vec<Vec<StreamProtocol>>,
+    /// All of them. The swarm asks for them whenever it polls.
+    served: AnyOf,
     /// What identify said on this connection; empty until then.
     remote: HashSet<StreamProtocol>,
     pending_outbound: VecDeque<Start>,
-    outbound: FuturesUnordered<BoxFuture<'static, ToBehaviour>>,
+    /// Streams that have just been opened.
+    opened: VecDeque<Sending>,
+    /// Requests that are being sent; each says itself how it ended.
+    outbound: JoinSet<()>,
     waiting: VecDeque<(Slot, StreamProtocol, Stream)>,
     inbound: FuturesUnordered<BoxFuture<'static, Result<(), (StreamProtocol, Rejection)>>>,
     refusing: FuturesUnordered<BoxFuture<'static, ()>>,
@@ -116,10 +126,12 @@ impl Handler {
             peer,
             connection,
             span: tracing::debug_span!("exchange", %peer, %connection, %path),
+            served: AnyOf(offered.concat().into()),
             offered,
             remote: HashSet::new(),
             pending_outbound: VecDeque::new(),
-            outbound: FuturesUnordered::new(),
+            opened: VecDeque::new(),
+            outbound: JoinSet::new(),
             waiting: VecDeque::new(),
             inbound: FuturesUnordered::new(),
             refusing: FuturesUnordered::new(),
@@ -137,7 +149,7 @@ impl ConnectionHandler for Handler {
     type OutboundOpenInfo = Opening;
 
     fn listen_protocol(&self) -> SubstreamProtocol<AnyOf, ()> {
-        SubstreamProtocol::new(AnyOf(self.offered.concat()), ())
+        SubstreamProtocol::new(self.served.clone(), ())
     }
 
     fn on_behaviour_event(&mut self, event: FromBehaviour) {
@@ -146,6 +158,7 @@ impl ConnectionHandler for Handler {
             FromBehaviour::Offer(slot, ids) => {
                 if let Some(offered) = self.offered.get_mut(slot.0) {
                     *offered = ids;
+                    self.served = AnyOf(self.offered.concat().into());
                 }
             }
         }
@@ -184,15 +197,20 @@ impl ConnectionHandler for Handler {
         if let Some(event) = self.pending_events.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
         }
-        if let Poll::Ready(Some(event)) = self.outbound.poll_next_unpin(cx) {
-            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
+        while self.outbound.try_join_next().is_some() {}
+        // 2. Streams that were opened. The frame is written here, so that it leaves when the muxer is
+        //    polled, which is next; the answer is read in a task, so that it does not take another
+        //    round through all handlers of the connection.
+        while let Some(mut sending) = self.opened.pop_front() {
+            if sending.poll_unpin(cx).is_pending() {
+                self.outbound.spawn(sending);
+            }
         }
-        // 2. New streams.
-        if let Some(Start { job, ids }) = self.pending_outbound.pop_front() {
+        // 3. New streams.
+        while let Some(Start { job, ids }) = self.pending_outbound.pop_front() {
             if job.is_finished() {
-                return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(
-                    ToBehaviour::Finished(job.id),
-                ));
+                self.note(job.id, Ok(()));
+                continue;
             }
             let left = job.by.saturating_duration_since(Instant::now());
             let ids = self.newest_common(ids);
@@ -210,11 +228,11 @@ impl ConnectionHandler for Handler {
                 attempt,
             };
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-                protocol: SubstreamProtocol::new(AnyOf(ids), opening)
+                protocol: SubstreamProtocol::new(AnyOf(ids.into()), opening)
                     .with_timeout(OPEN_TIMEOUT.min(left)),
             });
         }
-        // 3. Requests of the peer; each that ends makes room for one that waits.
+        // 4. Requests of the peer; each that ends makes room for one that waits.
         loop {
             while self.inbound.len() < MAX_READING
                 && let Some((slot, id, stream)) = self.waiting.pop_front()
@@ -237,6 +255,16 @@ impl ConnectionHandler for Handler {
 }
 
 impl Handler {
+    /// The request has left this connection.
+    fn note(&self, job: u64, outcome: std::io::Result<()>) {
+        self.shared.ended.push(Note {
+            job,
+            peer: self.peer,
+            connection: self.connection,
+            outcome,
+        });
+    }
+
     /// The newest of our ids that the peer is known to serve; all of them while nothing is known,
     /// or when it claims to serve none, since what it says may be older than what it does.
     fn newest_common(&self, ids: Vec<StreamProtocol>) -> Vec<StreamProtocol> {
@@ -248,24 +276,26 @@ impl Handler {
 
     fn on_outbound(&mut self, opening: Opening, id: StreamProtocol, stream: Stream) {
         let Opening { start, mut attempt } = opening;
-        debug_assert!(
-            self.outbound.len() < MAX_HANDED,
-            "the behaviour hands no more over"
-        );
         let Some(protocol) = self.shared.protocols.get(start.job.slot.0).cloned() else {
             return;
         };
         if let Some(attempt) = &mut attempt {
             attempt.agreed(id.as_ref());
         }
-        let connection = self.connection;
+        let (peer, connection, ended) = (self.peer, self.connection, self.shared.ended.clone());
         let send = async move {
+            let job = start.job.id;
             let outcome = send(start, protocol, id, connection, stream).await;
             drop(attempt);
-            outcome
+            ended.push(Note {
+                job,
+                peer,
+                connection,
+                outcome,
+            });
         };
-        self.outbound
-            .push(Box::pin(send.instrument(self.span.clone())));
+        self.opened
+            .push_back(Box::pin(send.instrument(self.span.clone())));
     }
 
     fn on_not_opened(
@@ -273,21 +303,19 @@ impl Handler {
         Start { job, ids }: Start,
         error: StreamUpgradeError<std::convert::Infallible>,
     ) {
-        let event = match error {
+        let outcome = match error {
             StreamUpgradeError::NegotiationFailed => {
                 job.finish(Err(Error::Unsupported {
                     peer: job.peer,
                     offered: ids,
                 }));
-                ToBehaviour::Finished(job.id)
+                Ok(())
             }
-            StreamUpgradeError::Timeout => {
-                ToBehaviour::Broken(job.id, std::io::ErrorKind::TimedOut.into())
-            }
-            StreamUpgradeError::Io(error) => ToBehaviour::Broken(job.id, error),
+            StreamUpgradeError::Timeout => Err(std::io::ErrorKind::TimedOut.into()),
+            StreamUpgradeError::Io(error) => Err(error),
             StreamUpgradeError::Apply(never) => match never {},
         };
-        self.pending_events.push_back(event);
+        self.note(job.id, outcome);
     }
 
     fn on_inbound(&mut self, id: StreamProtocol, stream: Stream) {
@@ -338,14 +366,14 @@ async fn send(
     id: StreamProtocol,
     connection: ConnectionId,
     mut stream: Stream,
-) -> ToBehaviour {
+) -> Result<(), std::io::Error> {
     let began = Instant::now();
     let exchange = io::send(&mut stream, &job.frame, &protocol, |step| {
         job.set_step(step)
     });
     let sent = tokio::select! {
         biased;
-        () = job.finished() => return ToBehaviour::Finished(job.id),
+        () = job.finished() => return Ok(()),
         sent = timeout_at(job.by, exchange) => sent.unwrap_or(Sent::TimedOut),
     };
     let peer = job.peer;
@@ -366,14 +394,14 @@ async fn send(
             peer,
             step: job.step(),
         }),
-        Sent::Broken(error) => return ToBehaviour::Broken(job.id, error),
+        Sent::Broken(error) => return Err(error),
     };
     // Who waits need not wait for the stream's end.
     job.finish(result);
     if all_said {
         io::close(&mut stream, protocol.write_timeout).await;
     }
-    ToBehaviour::Finished(job.id)
+    Ok(())
 }
 
 /// One inbound request: read it, hand it over, answer, end the stream without a reset.
@@ -422,14 +450,34 @@ async fn receive(
 
 /// Offers or accepts one of several ids and says which it was. The dialler's order decides.
 #[derive(Debug, Clone)]
-pub struct AnyOf(Vec<StreamProtocol>);
+pub struct AnyOf(Arc<[StreamProtocol]>);
 
 impl UpgradeInfo for AnyOf {
     type Info = StreamProtocol;
-    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+    type InfoIter = Ids;
 
-    fn protocol_info(&self) -> Self::InfoIter {
-        self.0.clone().into_iter()
+    fn protocol_info(&self) -> Ids {
+        Ids {
+            all: self.0.clone(),
+            next: 0,
+        }
+    }
+}
+
+/// The ids of [`AnyOf`], in their order.
+#[derive(Debug)]
+pub struct Ids {
+    all: Arc<[StreamProtocol]>,
+    next: usize,
+}
+
+impl Iterator for Ids {
+    type Item = StreamProtocol;
+
+    fn next(&mut self) -> Option<StreamProtocol> {
+        let id = self.all.get(self.next)?.clone();
+        self.next += 1;
+        Some(id)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -45,7 +45,11 @@ pub(super) struct Job {
     pub(super) frame: Frame,
     pub(super) by: Instant,
     step: AtomicU8,
-    reply: Mutex<Option<oneshot::Sender<Result<Done, Error>>>>,
+    waiter: Mutex<Option<Waiter>>,
+}
+
+struct Waiter {
+    reply: oneshot::Sender<Result<Done, Error>>,
     _outstanding: Outstanding,
 }
 
@@ -85,7 +89,14 @@ impl Job {
 
     /// Tells the waiter, once.
     pub(super) fn finish(&self, result: Result<Done, Error>) {
-        if let Some(reply) = self.reply().take() {
+        let waiter = self.waiter().take();
+        if let Some(Waiter {
+            reply,
+            _outstanding: outstanding,
+        }) = waiter
+        {
+            // First, so that whoever is told has its place again.
+            drop(outstanding);
             // The waiter may be gone.
             let _ = reply.send(result);
         }
@@ -93,20 +104,23 @@ impl Job {
 
     /// Whether nobody waits any more.
     pub(super) fn is_finished(&self) -> bool {
-        self.reply().as_ref().is_none_or(oneshot::Sender::is_closed)
+        let waiter = self.waiter();
+        waiter
+            .as_ref()
+            .is_none_or(|waiter| waiter.reply.is_closed())
     }
 
     /// Resolves once nobody waits any more.
     pub(super) async fn finished(&self) {
-        std::future::poll_fn(|cx| match self.reply().as_mut() {
-            Some(reply) => reply.poll_closed(cx),
+        std::future::poll_fn(|cx| match self.waiter().as_mut() {
+            Some(waiter) => waiter.reply.poll_closed(cx),
             None => Poll::Ready(()),
         })
         .await;
     }
 
-    fn reply(&self) -> std::sync::MutexGuard<'_, Option<oneshot::Sender<Result<Done, Error>>>> {
-        self.reply.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiter(&self) -> MutexGuard<'_, Option<Waiter>> {
+        self.waiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -155,8 +169,10 @@ impl Handle {
             frame,
             by,
             step: AtomicU8::new(0),
-            reply: Mutex::new(Some(reply)),
-            _outstanding: outstanding,
+            waiter: Mutex::new(Some(Waiter {
+                reply,
+                _outstanding: outstanding,
+            })),
         });
         match self.commands.try_send(Command::Call(job)) {
             // A closed channel drops the job, and the call resolves to `Closed`.
