@@ -14,7 +14,7 @@ use pluto_cluster::{Dealt, HashErrors};
 use pluto_crypto::{disk, k1, keyfile};
 use pluto_eth::{
     deposit::file::{self, Files},
-    keystore::{Cost, directory, encrypt_all},
+    keystore::{Cost, directory},
     network::Network,
     threads,
 };
@@ -63,32 +63,31 @@ pub(crate) fn store(
     let deposits = Files::of_verified(network, &dealt.deposits)?;
     // Hashed once, not once for each node.
     let lock = dealt.lock.to_json()?;
-    let validators = dealt.lock.validators.len();
-    // All at once: at the end of each node a core would have nothing to do.
-    let shares: Vec<_> = dealt.shares.iter().flatten().cloned().collect();
-    let progress = Progress::new("keystores encrypted", shares.len());
     let cost = match keystores {
         Keystores::Told(cost) => cost,
         Keystores::Insecure => Cost::Insecure,
     };
-    let sealed = encrypt_all(&shares, cost, threads(), |done| {
-        if keystores != Keystores::Insecure {
-            progress.show(done);
-        }
-    });
-    drop(shares);
 
     fs::create_dir_all(parent).map_err(cannot_write(parent))?;
     let work = Work::create(parent)?;
-    for (node, (identity, sealed)) in identities.iter().zip(sealed.chunks(validators)).enumerate() {
+    let mut key_dirs = Vec::with_capacity(dirs.len());
+    for (node, identity) in identities.iter().enumerate() {
         let dir = work.node(node);
         fs::create_dir(&dir).map_err(cannot_write(&dir))?;
-        directory::store(dir.join("validator_keys"), sealed, cost)?;
         keyfile::store(dir.join(keyfile::FILE_NAME), identity)?;
         let path = dir.join("cluster-lock.json");
         disk::create(&path, &lock, LOCK_MODE).map_err(cannot_write(&path))?;
         deposits.store(&dir)?;
+        key_dirs.push(dir.join("validator_keys"));
     }
+    // All at once: at the end of each node a core would have nothing to do.
+    let shares: Vec<_> = dealt.shares.iter().flatten().cloned().collect();
+    let progress = Progress::new("keystores encrypted", shares.len());
+    directory::encrypt_and_store(&key_dirs, &shares, cost, threads(), |done| {
+        if keystores != Keystores::Insecure {
+            progress.show(done);
+        }
+    })?;
     work.publish(dirs)?;
     disk::sync_dir(parent).map_err(cannot_write(parent))
 }

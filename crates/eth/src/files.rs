@@ -10,6 +10,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use pluto_crypto::disk;
@@ -208,7 +209,8 @@ pub(crate) struct NewDirectory {
     target: PathBuf,
     /// Where the files are written: beside the target, or the target itself.
     work: PathBuf,
-    files: NewFiles,
+    /// What is removed again if they are not kept.
+    files: Mutex<NewFiles>,
 }
 
 impl NewDirectory {
@@ -240,24 +242,28 @@ impl NewDirectory {
         Ok(Self {
             target: target.to_owned(),
             work,
-            files: NewFiles::default(),
+            files: Mutex::default(),
         })
     }
 
-    /// Where to write; the final path is another.
-    pub(crate) fn work(&self) -> &Path {
-        &self.work
-    }
-
-    /// Takes charge of files that were written there.
-    pub(crate) fn add(&mut self, names: impl IntoIterator<Item = String>) {
-        for name in names {
-            self.files.add(self.work.join(name));
+    /// Writes one of its files. Any number of threads may.
+    pub(crate) fn write(&self, name: &str, content: &[u8], mode: u32) -> Result<()> {
+        let path = self.work.join(name);
+        if self.work != self.target {
+            return disk::create_hidden(&path, content, mode).map_err(unwritable(&path));
         }
+        write_new(&path, content, mode)?;
+        self.files().add(path);
+        Ok(())
     }
 
-    pub(crate) fn keep(mut self) -> Result<()> {
-        std::mem::take(&mut self.files).keep(&self.work)?;
+    fn files(&self) -> MutexGuard<'_, NewFiles> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn keep(self) -> Result<()> {
+        let files = std::mem::take(&mut *self.files());
+        files.keep(&self.work)?;
         if self.work != self.target {
             let publish = || {
                 fs::rename(&self.work, &self.target)?;
@@ -292,9 +298,8 @@ mod tests {
     }
 
     fn begun(target: &Path) -> NewDirectory {
-        let mut new = NewDirectory::create(target).unwrap();
-        write_new(&new.work().join("a"), b"a", 0o444).unwrap();
-        new.add(["a".to_owned()]);
+        let new = NewDirectory::create(target).unwrap();
+        new.write("a", b"a", 0o444).unwrap();
         new
     }
 

@@ -17,7 +17,7 @@ pub mod password;
 mod kdf;
 mod pbkdf2;
 
-use std::{fmt, num::NonZeroUsize};
+use std::{fmt, num::NonZeroUsize, ops::ControlFlow};
 
 use aes::Aes128;
 use ctr::{
@@ -334,8 +334,27 @@ pub fn encrypt_all(
     secrets: &[SecretKey],
     cost: Cost,
     threads: NonZeroUsize,
-    progress: impl FnMut(usize),
+    mut progress: impl FnMut(usize),
 ) -> Vec<Sealed> {
+    let mut all: Vec<_> = secrets.iter().map(|_| None).collect();
+    let mut done = 0;
+    encrypt_each(secrets, cost, threads, |at, sealed| {
+        all[at] = Some(sealed);
+        done += 1;
+        progress(done);
+        ControlFlow::Continue(())
+    });
+    all.into_iter().flatten().collect()
+}
+
+/// Encrypts keys, each with a password of its own. Each is handed over on this thread, with the place
+/// of the key, as soon as it is there.
+pub(crate) fn encrypt_each(
+    secrets: &[SecretKey],
+    cost: Cost,
+    threads: NonZeroUsize,
+    mut sink: impl FnMut(usize, Sealed) -> ControlFlow<()>,
+) {
     let encrypt = |secrets: &&[SecretKey]| match secrets {
         [first, second] => {
             let kdfs = [cost; 2].map(Keystore::new_kdf);
@@ -354,7 +373,7 @@ pub fn encrypt_all(
                     keystore: Keystore::seal(secret, kdf, key),
                     password,
                 })
-                .collect()
+                .collect::<Vec<_>>()
         }
         _ => secrets
             .iter()
@@ -367,8 +386,12 @@ pub fn encrypt_all(
             })
             .collect(),
     };
-    let units: Vec<_> = secrets.chunks(width(secrets.len(), threads)).collect();
-    map_units(&units, threads, encrypt, progress)
+    let width = width(secrets.len(), threads);
+    let units: Vec<_> = secrets.chunks(width).collect();
+    parallel::each(&units, threads, encrypt, |unit, sealed| {
+        let mut numbered = (unit * width..).zip(sealed);
+        numbered.try_for_each(|(at, sealed)| sink(at, sealed))
+    });
 }
 
 /// Decrypts keystores, in their order.

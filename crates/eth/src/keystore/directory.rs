@@ -9,13 +9,17 @@
 
 use std::{
     num::NonZeroUsize,
+    ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::{Mutex, OnceLock, PoisonError, mpsc},
+    thread,
 };
 
 use pluto_crypto::bls::SecretKey;
 
 use super::{
-    Cost, DecryptError, Keystore, MAX_FILE_BYTES, ParseError, Password, Sealed, kdf, password,
+    Cost, DecryptError, Keystore, MAX_FILE_BYTES, ParseError, Password, Sealed, encrypt_each, kdf,
+    password,
 };
 use crate::{
     files::{self, Directory, NewDirectory},
@@ -213,26 +217,83 @@ fn file_stem(cost: Cost, index: usize) -> String {
 /// Writes keystore and password of each validator, from 0, into a directory that is new or empty.
 /// Its parent must exist. Nothing is left behind on failure.
 pub fn store(dir: impl AsRef<Path>, sealed: &[Sealed], cost: Cost) -> Result<()> {
-    let mut new = NewDirectory::create(dir.as_ref())?;
+    let new = NewDirectory::create(dir.as_ref())?;
     let numbered: Vec<_> = sealed.iter().enumerate().collect();
-    let work = new.work().to_owned();
-    let write = |(index, sealed): &(usize, &Sealed)| {
-        let stem = file_stem(cost, *index);
-        let mut written = Vec::new();
-        let mut write = |extension, content: &[u8], mode| {
-            let name = format!("{stem}.{extension}");
-            files::write_new(&work.join(&name), content, mode).map(|()| written.push(name))
-        };
-        let result = write("json", &sealed.keystore.to_json(), KEYSTORE_MODE)
-            .and_then(|()| write("txt", sealed.password.expose().as_bytes(), PASSWORD_MODE));
-        (written, result)
-    };
-    let (written, results): (Vec<_>, Vec<_>) = parallel::map(&numbered, WRITERS, write, |_| ())
-        .into_iter()
-        .unzip();
-    new.add(written.into_iter().flatten());
-    results.into_iter().collect::<files::Result<()>>()?;
+    let write = |(index, sealed): &(usize, &Sealed)| write(&new, cost, *index, sealed);
+    let results = parallel::map(&numbered, WRITERS, write, |_| ());
+    results.into_iter().collect::<Result<()>>()?;
     new.keep()?;
+    Ok(())
+}
+
+/// Encrypts keys and [`store`]s them, those that are encrypted while the others are being. Of
+/// `secrets` each directory gets as many, the first ones first.
+///
+/// `progress` is called on this thread with the number of keys that are encrypted. Directories may be
+/// left behind on failure if some could be finished: they should be in one that is removed then.
+pub fn encrypt_and_store(
+    dirs: &[PathBuf],
+    secrets: &[SecretKey],
+    cost: Cost,
+    threads: NonZeroUsize,
+    mut progress: impl FnMut(usize),
+) -> Result<()> {
+    if dirs.is_empty() || secrets.is_empty() {
+        return Ok(());
+    }
+    let each = secrets.len().div_ceil(dirs.len());
+    let new = dirs.iter().map(|dir| NewDirectory::create(dir));
+    let new = new.collect::<files::Result<Vec<_>>>()?;
+    let (sender, receiver) = mpsc::sync_channel(WRITERS.get());
+    let receiver = Mutex::new(receiver);
+    let next = || {
+        let receiver = receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        receiver.recv().ok()
+    };
+    let failure = OnceLock::new();
+    thread::scope(|scope| {
+        for _ in 0..WRITERS.get().min(secrets.len()) {
+            scope.spawn(|| {
+                while let Some((at, sealed)) = next() {
+                    let written = match failure.get() {
+                        None => write(&new[at / each], cost, at % each, &sealed),
+                        Some(_) => Ok(()),
+                    };
+                    if let Err(error) = written {
+                        let _ = failure.set(error);
+                    }
+                }
+            });
+        }
+        let mut done = 0;
+        encrypt_each(secrets, cost, threads, |at, sealed| {
+            done += 1;
+            progress(done);
+            match (failure.get(), sender.send((at, sealed))) {
+                (None, Ok(())) => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        });
+        drop(sender);
+    });
+    match failure.into_inner() {
+        Some(error) => Err(error),
+        None => Ok(new.into_iter().try_for_each(NewDirectory::keep)?),
+    }
+}
+
+fn write(new: &NewDirectory, cost: Cost, index: usize, sealed: &Sealed) -> Result<()> {
+    let stem = file_stem(cost, index);
+    new.write(
+        &format!("{stem}.json"),
+        &sealed.keystore.to_json(),
+        KEYSTORE_MODE,
+    )?;
+    new.write(
+        &format!("{stem}.txt"),
+        sealed.password.expose().as_bytes(),
+        PASSWORD_MODE,
+    )?;
     Ok(())
 }
 
