@@ -18,14 +18,13 @@ use std::{
 };
 
 use libp2p::PeerId;
+use pluto_p2p::relay::wire::pb::Status;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, text},
     metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-
-use crate::hop::wire::Status;
 
 /// Peers with series of their own; chosen freely, about 250 clusters of four.
 pub const MAX_PEERS: usize = 1024;
