@@ -16,13 +16,16 @@ use std::{
 
 use libp2p::{PeerId, swarm::ConnectionId};
 use pluto_core::{DecodeError, Duty, ParSigEx, ShareIdx};
-use pluto_p2p::exchange::{self, Core, Feature, Inbound, Rejection, Request};
+use pluto_p2p::{
+    cores::Cores,
+    exchange::{self, Core, Feature, Inbound, Rejection, Request},
+};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::PollSender;
 
 use crate::{
     members::{BindError, Members},
-    verify::{Cores, Verifier, VerifyError},
+    verify::{Verifier, VerifyError, verify},
 };
 
 /// Messages in the making. Chosen freely: enough to keep all cores busy while some wait for one.
@@ -215,8 +218,7 @@ async fn check(
             .map_err(|cause| refused(Some(duty), cause.into()))?;
         share_idx = Some(bound);
     }
-    cores
-        .verify(verifier, duty, &message.set)
+    verify(&cores, verifier, duty, &message.set)
         .await
         .map_err(|cause| refused(Some(duty), cause.into()))?;
     match share_idx {

@@ -253,7 +253,7 @@ pub(super) async fn sign(
         let frame = sign_for(&this, generation, sender, &registered, &received.any);
         (Some(registered.id), frame)
     };
-    let (found, frame) = shared.workers.run(work).await.ok_or(Refusal::Interrupted)?;
+    let (found, frame) = shared.cores.run(work).await.ok_or(Refusal::Interrupted)?;
     *id = found;
     frame
 }
@@ -305,7 +305,7 @@ pub(super) async fn take(
         let opened = opened.map(|opened| (opened, received.signatures));
         (Some(registered.id), opened)
     };
-    let opened = shared.workers.run_sized(size, work).await;
+    let opened = shared.run_sized(size, work).await;
     let (found, opened) = opened.ok_or(Refusal::Interrupted)?;
     *id = found;
     let (opened, signatures) = opened?;
@@ -362,12 +362,12 @@ async fn verify(
         return Err(Refusal::SignatureCount { got, expected: n });
     }
     let signatures: Arc<[Bytes]> = signatures.into();
-    let size = n.div_ceil(shared.workers.count);
+    let size = n.div_ceil(shared.cores.count());
     let parts = (0..n).step_by(size).map(|from| {
         let (this, signatures) = (shared.clone(), signatures.clone());
         let to = (from + size).min(n);
         shared
-            .workers
+            .cores
             .run(move || verify_some(&this, &hash, &signatures, from..to, own))
     });
     for result in join_all(parts).await {
