@@ -18,7 +18,7 @@ use libp2p::{PeerId, swarm::ConnectionId};
 use pluto_core::{DecodeError, Duty, ParSigEx, ShareIdx};
 use pluto_p2p::{
     cores::Cores,
-    exchange::{self, Core, Feature, Inbound, Rejection, Request},
+    exchange::{Core, Feature, Inbound, Rejected, Request},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::PollSender;
@@ -63,14 +63,13 @@ pub enum Event {
         cause: Refusal,
     },
     /// A stream came to nothing before there was a message.
-    Rejected {
-        /// The peer.
-        peer: PeerId,
-        /// The connection.
-        connection: ConnectionId,
-        /// Why.
-        cause: Rejection,
-    },
+    Rejected(Rejected),
+}
+
+impl From<Rejected> for Event {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
 }
 
 /// Why a message was refused.
@@ -122,22 +121,6 @@ impl Rules {
 
 impl Core for Rules {
     type Event = Event;
-
-    fn on_exchange_event(&mut self, event: exchange::Event) -> Option<Event> {
-        match event {
-            exchange::Event::Rejected {
-                peer,
-                connection,
-                cause,
-                ..
-            } => Some(Event::Rejected {
-                peer,
-                connection,
-                cause,
-            }),
-            _ => None,
-        }
-    }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         loop {

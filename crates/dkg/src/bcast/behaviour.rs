@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use libp2p::{PeerId, swarm::ConnectionId};
 use pluto_p2p::{
-    exchange::{self, Core, Feature, Inbound, Rejection, Request},
+    exchange::{Core, Feature, Inbound, Rejected, Rejection, Request},
     proto::Frame,
 };
 use prost_types::Any;
@@ -64,14 +64,13 @@ pub enum Event {
         cause: Refusal,
     },
     /// A stream came to nothing before there was a message.
-    Rejected {
-        /// The peer.
-        peer: PeerId,
-        /// The connection.
-        connection: ConnectionId,
-        /// Why.
-        cause: Rejection,
-    },
+    Rejected(Rejected),
+}
+
+impl From<Rejected> for Event {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
 }
 
 /// The rules: see the module's documentation.
@@ -127,25 +126,9 @@ impl Drop for Rules {
 impl Core for Rules {
     type Event = Event;
 
-    fn on_exchange_event(&mut self, event: exchange::Event) -> Option<Event> {
-        match event {
-            // Charon does not wait for our confirmation.
-            exchange::Event::Rejected {
-                cause: Rejection::Answer(_),
-                ..
-            } => None,
-            exchange::Event::Rejected {
-                peer,
-                connection,
-                cause,
-                ..
-            } => Some(Event::Rejected {
-                peer,
-                connection,
-                cause,
-            }),
-            _ => None,
-        }
+    fn tells(&self, rejected: &Rejected) -> bool {
+        // Charon does not wait for our confirmation.
+        !matches!(rejected.cause, Rejection::Answer(_))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
