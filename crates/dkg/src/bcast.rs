@@ -32,7 +32,6 @@ mod registry;
 #[cfg(test)]
 pub(crate) mod vectors;
 mod wire;
-mod workers;
 
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ use pluto_dkg::bcast::{
     Refusal, RegisterError, SignatureError,
 };
 use pluto_p2p::{
-    exchange::{self, Rejection, Step},
+    exchange::{self, Rejected, Rejection, Step},
     proto,
 };
 use pluto_testkit::{LIMIT, Link, RawPeer, TCP, TRANSPORTS, ids, key, keys, within};
@@ -441,10 +441,10 @@ async fn an_absurd_length_and_a_stream_that_stalls_end_in_time() {
         huge.write_all(&length).await.unwrap();
         huge.flush().await.unwrap();
         let event = node.event().await;
-        let Event::Rejected {
+        let Event::Rejected(Rejected {
             cause: Rejection::Frame(proto::Error::TooLong { len, .. }),
             ..
-        } = event
+        }) = event
         else {
             panic!("{event:?}")
         };
@@ -455,10 +455,10 @@ async fn an_absurd_length_and_a_stream_that_stalls_end_in_time() {
             stalled.write_all(&[100, 1, 2]).await.unwrap();
             stalled.flush().await.unwrap();
             let event = node.event().await;
-            let Event::Rejected {
+            let Event::Rejected(Rejected {
                 cause: Rejection::Frame(proto::Error::TimedOut { .. }),
                 ..
-            } = event
+            }) = event
             else {
                 panic!("{event:?}")
             };

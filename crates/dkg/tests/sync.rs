@@ -41,11 +41,7 @@ struct Ceremony {
 
 type Member = TestNode<Ceremony>;
 
-async fn member(key: &Keypair, all: &[PeerId]) -> (Member, mpsc::Receiver<Event>) {
-    member_with(config(key, &[TCP]), all, identity).await
-}
-
-async fn member_with(
+async fn member(
     node: NodeConfig,
     all: &[PeerId],
     configure: impl FnOnce(Config) -> Config,
@@ -60,17 +56,27 @@ async fn member_with(
     .await
 }
 
-async fn cluster<const N: usize>() -> (Vec<Member>, Vec<mpsc::Receiver<Event>>) {
+/// Nodes that do not know yet where the others are.
+async fn members<const N: usize>(
+    configure: impl Fn(&mut NodeConfig),
+) -> (Vec<Member>, Vec<mpsc::Receiver<Event>>) {
     logs();
     let keys = keys::<N>();
     let all = ids(&keys);
     let mut nodes = Vec::new();
     let mut events = Vec::new();
     for key in &keys {
-        let (node, observed) = member(key, &all).await;
+        let mut node = config(key, &[TCP]);
+        configure(&mut node);
+        let (node, observed) = member(node, &all, identity).await;
         nodes.push(node);
         events.push(observed);
     }
+    (nodes, events)
+}
+
+async fn cluster<const N: usize>() -> (Vec<Member>, Vec<mpsc::Receiver<Event>>) {
+    let (nodes, events) = members::<N>(|_| {}).await;
     introduce(&nodes);
     connected(&nodes).await;
     (nodes, events)
@@ -99,6 +105,25 @@ async fn barrier(nodes: &[Member], step: u32) {
     }
 }
 
+/// Waits until each has heard that all are done.
+async fn all_shut_down(nodes: &[Member]) {
+    let token = CancellationToken::new();
+    let waits = nodes
+        .iter()
+        .map(|node| node.handle.server.wait_shutdown(&token));
+    for done in within(join_all(waits)).await {
+        done.unwrap();
+    }
+}
+
+/// Stops nodes whose ceremony must not have ended before.
+async fn end_well(nodes: Vec<Member>) {
+    for node in nodes {
+        assert_eq!(node.handle.server.progress().ended, None);
+        node.stop().await;
+    }
+}
+
 /// The reason with which each of the nodes ends, and how long that took.
 async fn ends(nodes: &[Member]) -> (Vec<Reason>, Duration) {
     let began = Instant::now();
@@ -115,20 +140,11 @@ async fn four_nodes_go_through_a_ceremony_in_step() {
     for step in 1..=8 {
         barrier(&nodes, step).await;
     }
-    let token = CancellationToken::new();
     for node in &nodes {
         node.handle.client.shutdown();
     }
-    let done = nodes
-        .iter()
-        .map(|node| node.handle.server.wait_shutdown(&token));
-    for done in within(join_all(done)).await {
-        done.unwrap();
-    }
-    for node in nodes {
-        assert_eq!(node.handle.server.progress().ended, None);
-        node.stop().await;
-    }
+    all_shut_down(&nodes).await;
+    end_well(nodes).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,19 +270,8 @@ async fn who_ends_the_ceremony_is_heard_by_all() {
 
 /// Three nodes; the first reaches the third through a link only, and nobody dials otherwise.
 async fn linked() -> (Vec<Member>, Vec<mpsc::Receiver<Event>>, Vec<Link>) {
-    logs();
-    let keys = keys::<3>();
-    let all = ids(&keys);
-    let mut nodes = Vec::new();
-    let mut events = Vec::new();
-    for key in &keys {
-        let mut node = config(key, &[TCP]);
-        // What identify tells of the others' addresses would lead around the links.
-        node.filter_private_addrs = true;
-        let (node, observed) = member_with(node, &all, identity).await;
-        nodes.push(node);
-        events.push(observed);
-    }
+    // What identify tells of the others' addresses would lead around the links.
+    let (nodes, events) = members::<3>(|node| node.filter_private_addrs = true).await;
     let mut links = Vec::new();
     for (from, to) in [(0, 2), (1, 2), (0, 1)] {
         let link = Link::to(&nodes[to].addresses[0]).await;
@@ -350,17 +355,11 @@ async fn connections_that_are_cut_in_every_phase_are_healed() {
     for link in &links {
         link.cut();
     }
-    let token = CancellationToken::new();
     for node in &nodes {
         node.handle.client.shutdown();
         links[0].cut();
     }
-    let done = nodes
-        .iter()
-        .map(|node| node.handle.server.wait_shutdown(&token));
-    for done in within(join_all(done)).await {
-        done.unwrap();
-    }
+    all_shut_down(&nodes).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -390,10 +389,7 @@ async fn with_two_connections_either_may_be_lost() {
             links[0].cut()
         }
         barrier(&nodes, 4).await;
-        for node in nodes {
-            assert_eq!(node.handle.server.progress().ended, None);
-            node.stop().await;
-        }
+        end_well(nodes).await;
     }
 }
 
@@ -402,25 +398,22 @@ async fn relayed(
     relay: &TestRelay,
     configure: impl Fn(&mut NodeConfig),
 ) -> (Vec<Member>, Vec<mpsc::Receiver<Event>>) {
-    logs();
-    let keys = keys::<4>();
-    let all = ids(&keys);
-    let mut nodes = Vec::new();
-    let mut events = Vec::new();
-    for key in &keys {
-        let mut node = config(key, &[TCP]).with_relays([relay.url()]);
-        configure(&mut node);
-        let (node, observed) = member_with(node, &all, identity).await;
-        nodes.push(node);
-        events.push(observed);
-    }
+    let (nodes, events) = members::<4>(|node| {
+        node.relays = vec![relay.url()];
+        configure(node);
+    })
+    .await;
     connected(&nodes).await;
-    for node in &nodes {
+    only_relayed(&nodes);
+    (nodes, events)
+}
+
+fn only_relayed(nodes: &[Member]) {
+    for node in nodes {
         for peer in node.context.view().known() {
             assert!(peer.paths.iter().all(|path| path.is_relayed()), "{peer:?}");
         }
     }
-    (nodes, events)
 }
 
 /// What is told from now on, until it is about this many peers.
@@ -478,13 +471,8 @@ async fn a_relay_that_is_gone_for_two_seconds_is_shown_and_healed() {
     for step in 2..=4 {
         barrier(&nodes, step).await;
     }
-    for node in nodes {
-        assert_eq!(node.handle.server.progress().ended, None);
-        for peer in node.context.view().known() {
-            assert!(peer.paths.iter().all(|path| path.is_relayed()), "{peer:?}");
-        }
-        node.stop().await;
-    }
+    only_relayed(&nodes);
+    end_well(nodes).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -552,15 +540,10 @@ async fn a_ceremony_that_began_on_a_relay_goes_on_directly_and_loses_nothing() {
     last += 1;
     barrier(&nodes, last).await;
 
-    let token = CancellationToken::new();
     for node in &nodes {
         node.handle.client.shutdown();
     }
-    for node in &nodes {
-        within(node.handle.server.wait_shutdown(&token))
-            .await
-            .unwrap();
-    }
+    all_shut_down(&nodes).await;
     let ids: Vec<_> = nodes.iter().map(Member::id).collect();
     for node in nodes {
         node.stop().await;
@@ -603,21 +586,15 @@ async fn a_stream_that_gets_no_answer_moves_to_the_other_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_is_restarted_is_recognised_and_learns_it_itself() {
-    let keys = keys::<3>();
-    let all = ids(&keys);
-    let mut nodes = Vec::new();
-    for key in &keys {
-        nodes.push(member(key, &all).await.0);
-    }
-    introduce(&nodes);
-    connected(&nodes).await;
+    let (mut nodes, _events) = cluster::<3>().await;
+    let all: Vec<_> = nodes.iter().map(Member::id).collect();
     barrier(&nodes, 1).await;
     barrier(&nodes, 2).await;
     let victim = nodes.remove(2);
     let (key, id) = (victim.key.clone(), victim.id());
     victim.stop().await;
     let began = Instant::now();
-    let again = member(&key, &all).await.0;
+    let (again, _) = member(config(&key, &[TCP]), &all, identity).await;
     for node in &nodes {
         node.meets(&again);
         again.meets(node);
@@ -651,9 +628,8 @@ async fn another_definition_or_version_ends_both_sides() {
         let keys = keys::<2>();
         let all = ids(&keys);
         let pin = |config: Config| config.with_charon_version(CharonVersion::V1_11);
-        let (a, _) = member_with(config(&keys[0], &[TCP]), &all, pin).await;
-        let (b, _) =
-            member_with(config(&keys[1], &[TCP]), &all, |config| change(pin(config))).await;
+        let (a, _) = member(config(&keys[0], &[TCP]), &all, pin).await;
+        let (b, _) = member(config(&keys[1], &[TCP]), &all, |config| change(pin(config))).await;
         a.meets(&b);
         let token = CancellationToken::new();
         for (node, other) in [(&a, &b), (&b, &a)] {
@@ -695,7 +671,7 @@ async fn hostile() -> (Member, mpsc::Receiver<Event>, RawPeer) {
     let [a, b] = keys();
     let all = ids(&[a.clone(), b.clone()]);
     let pinned = |config: Config| config.with_charon_version(CharonVersion::V1_11);
-    let (node, events) = member_with(config(&a, &[TCP]), &all, pinned).await;
+    let (node, events) = member(config(&a, &[TCP]), &all, pinned).await;
     let mut raw = RawPeer::start(b).await;
     assert!(raw.dial(node.id(), &node.addresses[0]).await);
     (node, events, raw)

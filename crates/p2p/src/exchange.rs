@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::io::is_unsupported;
 pub use self::{
-    behaviour::{Behaviour, Event},
+    behaviour::{Behaviour, Rejected},
     budget::Budget,
     feature::{Core, Feature},
     job::{Call, Handle, QueueFull},

@@ -7,6 +7,7 @@
 //! - [`bootnode`] finds relays, [`relay`] uses them.
 //! - [`dialer`], [`gater`] and [`conn_logger`] decide who is dialled, who may come in, what stays.
 //! - [`metrics`] has what a node measures, for a registry of yours.
+//! - [`cores`] runs what takes long off the network task.
 //! - [`addr`] reads and filters addresses; [`identity`] makes key files and ENRs into peers.
 
 pub mod addr;
@@ -14,6 +15,7 @@ mod bandwidth;
 pub mod behaviours;
 pub mod bootnode;
 pub mod conn_logger;
+pub mod cores;
 pub mod dialer;
 pub mod exchange;
 pub mod force_direct;

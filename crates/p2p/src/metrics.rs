@@ -25,7 +25,7 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::Registry,
+    registry::{Metric, Registry},
 };
 
 use crate::{addr::Transport, p2p_context::PeerView};
@@ -98,87 +98,53 @@ struct SendsOf {
 impl Metrics {
     /// Registers them.
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            ping_latency: Family::new_with_constructor(|| Histogram::new(PING_BUCKETS)),
-            ping_errors: Family::default(),
-            ping_success: Family::default(),
-            reachability: Gauge::default(),
-            peer_connections: Family::default(),
-            relay_connections: Family::default(),
-            reservations: Family::default(),
-            connected: Family::default(),
-            streams: Family::default(),
-            received: Family::default(),
-            sent: Family::default(),
-            // 0.1 ms to 13.1 s (p2p spec, section 12).
-            send_duration: Family::new_with_constructor(|| {
-                Histogram::new(exponential_buckets(0.0001, 2.0, 18))
-            }),
-            protocols: Arc::default(),
-        };
         // The encoder appends `_total` to the names of counters.
-        let registry = registry.sub_registry_with_prefix("p2p");
-        registry.register(
-            "ping_latency_secs",
-            "Round-trip times of pings",
-            metrics.ping_latency.clone(),
-        );
-        registry.register(
-            "ping_error",
-            "Pings that were not answered",
-            metrics.ping_errors.clone(),
-        );
-        registry.register(
-            "ping_success",
-            "Whether the peer answers pings now",
-            metrics.ping_success.clone(),
-        );
-        registry.register(
-            "reachability_status",
-            "What AutoNAT found: unknown 0, public 1, private 2",
-            metrics.reachability.clone(),
-        );
-        registry.register(
-            "peer_connection_types",
-            "Open connections to members of the cluster, by path and transport",
-            metrics.peer_connections.clone(),
-        );
-        registry.register(
-            "relay_connection_types",
-            "Open connections to other peers, by path and transport",
-            metrics.relay_connections.clone(),
-        );
-        registry.register(
-            "relay_connections",
-            "Whether a reservation on the relay is held, so that peers can reach this node through it",
-            metrics.reservations.clone(),
-        );
-        registry.register(
-            "peer_connection",
-            "Connections established with the peer",
-            metrics.connected.clone(),
-        );
-        registry.register(
-            "peer_streams",
-            "Open streams whose protocol is agreed on",
-            metrics.streams.clone(),
-        );
-        registry.register(
-            "peer_network_receive_bytes",
-            "Bytes received on streams of the peer",
-            metrics.received.clone(),
-        );
-        registry.register(
-            "peer_network_sent_bytes",
-            "Bytes sent on streams of the peer",
-            metrics.sent.clone(),
-        );
-        registry.register(
-            "send_duration_seconds",
-            "How long one attempt to send took, from opening the stream to its end",
-            metrics.send_duration.clone(),
-        );
-        metrics
+        let mut p2p = Registrar(registry.sub_registry_with_prefix("p2p"));
+        Self {
+            ping_latency: p2p.add(
+                "ping_latency_secs",
+                "Round-trip times of pings",
+                Family::new_with_constructor(|| Histogram::new(PING_BUCKETS)),
+            ),
+            ping_errors: p2p.make("ping_error", "Pings that were not answered"),
+            ping_success: p2p.make("ping_success", "Whether the peer answers pings now"),
+            reachability: p2p.make(
+                "reachability_status",
+                "What AutoNAT found: unknown 0, public 1, private 2",
+            ),
+            peer_connections: p2p.make(
+                "peer_connection_types",
+                "Open connections to members of the cluster, by path and transport",
+            ),
+            relay_connections: p2p.make(
+                "relay_connection_types",
+                "Open connections to other peers, by path and transport",
+            ),
+            reservations: p2p.make(
+                "relay_connections",
+                "Whether a reservation on the relay is held, so that peers can reach this node \
+                 through it",
+            ),
+            connected: p2p.make("peer_connection", "Connections established with the peer"),
+            streams: p2p.make("peer_streams", "Open streams whose protocol is agreed on"),
+            received: p2p.make(
+                "peer_network_receive_bytes",
+                "Bytes received on streams of the peer",
+            ),
+            sent: p2p.make(
+                "peer_network_sent_bytes",
+                "Bytes sent on streams of the peer",
+            ),
+            // 0.1 ms to 13.1 s (p2p spec, section 12).
+            send_duration: p2p.add(
+                "send_duration_seconds",
+                "How long one attempt to send took, from opening the stream to its end",
+                Family::new_with_constructor(|| {
+                    Histogram::new(exponential_buckets(0.0001, 2.0, 18))
+                }),
+            ),
+            protocols: Arc::default(),
+        }
     }
 
     /// Begins the series of a member that are true before anything has happened.
@@ -322,6 +288,32 @@ impl From<PeerId> for ByPeer {
         Self {
             peer: peer.to_string().into(),
         }
+    }
+}
+
+/// Registers metrics as they are made.
+#[derive(Debug)]
+pub struct Registrar<'a>(pub &'a mut Registry);
+
+impl Registrar<'_> {
+    /// Makes one that begins empty.
+    pub fn make<M: Metric + Clone + Default>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+    ) -> M {
+        self.add(name, help, M::default())
+    }
+
+    /// Adds one, and gives it back: the registry's is its clone, and the two count as one.
+    pub fn add<M: Metric + Clone>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        metric: M,
+    ) -> M {
+        self.0.register(name, help, metric.clone());
+        metric
     }
 }
 

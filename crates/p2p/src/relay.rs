@@ -8,7 +8,7 @@
 //!   addresses, and yields a [`Circuit`].
 //! - `behaviour` is the other half, [`Behaviour`]: it knows connections, and decides.
 //! - `handler` owns the streams of one connection; [`hop`] and [`stop`] have what is said on them,
-//!   `wire` the messages.
+//!   [`wire`] the messages, which the relay's side uses too.
 //! - [`reservation`] has the life of a reservation as a pure state machine,
 //!   [`MutableRelayReservation`].
 //!
@@ -22,7 +22,7 @@ pub mod reservation;
 mod router;
 pub mod stop;
 mod transport;
-mod wire;
+pub mod wire;
 
 use std::io;
 

@@ -15,8 +15,8 @@ use libp2p::{PeerId, Stream, StreamProtocol, swarm::ConnectionId};
 use libp2p_stream::IncomingStreams;
 use pluto_p2p::{
     exchange::{
-        self, Budget, Done, Error, Event, Inbound, MAX_READING, MAX_REFUSING, MAX_UNCLAIMED,
-        MAX_WAITING, Protocol, Rejection, Repeat, Request, Shape, Slot, Step, exchange,
+        self, Budget, Done, Error, Inbound, MAX_READING, MAX_REFUSING, MAX_UNCLAIMED, MAX_WAITING,
+        Protocol, Rejected, Rejection, Repeat, Request, Shape, Slot, Step, exchange,
     },
     proto::{self, Frame, NoMeter},
 };
@@ -184,7 +184,7 @@ async fn a_flood_of_streams_is_served_in_order_up_to_its_bounds() {
                 assert!(said.is_empty(), "{n} was served beyond the bounds");
             }
         }
-        while let Ok(Event::Rejected { cause, .. }) = it.events.try_recv() {
+        while let Ok(Rejected { cause, .. }) = it.events.try_recv() {
             assert!(
                 flood > served && matches!(cause, Rejection::Overload),
                 "{cause:?}"
@@ -702,7 +702,7 @@ async fn halves_of_frames_that_fill_the_budget_time_out_and_give_it_back() {
         }
 
         for _ in &peers {
-            let Some(Event::Rejected { cause, .. }) = within(events.recv()).await else {
+            let Some(Rejected { cause, .. }) = within(events.recv()).await else {
                 panic!("the node has ended");
             };
             assert!(
@@ -754,7 +754,7 @@ struct Ends {
 /// A node, a peer without manners, and the one connection between them.
 struct Attack {
     node: TestNode<Ends>,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Rejected>,
     raw: RawPeer,
     connection: ConnectionId,
 }
@@ -787,18 +787,10 @@ impl Attack {
 
     /// Why the next stream came to nothing.
     async fn rejected(&mut self) -> Rejection {
-        match within(self.events.recv()).await {
-            Some(Event::Rejected {
-                peer,
-                connection,
-                cause,
-                ..
-            }) => {
-                assert_eq!((peer, connection), (self.raw.id(), self.connection));
-                cause
-            }
-            other => panic!("{other:?}"),
-        }
+        let rejected = within(self.events.recv()).await.unwrap();
+        let (peer, connection) = (rejected.peer, rejected.connection);
+        assert_eq!((peer, connection), (self.raw.id(), self.connection));
+        rejected.cause
     }
 
     /// Answers the next request, which is this, with itself.
@@ -853,7 +845,7 @@ async fn node(
     transport: &str,
     known: &[PeerId],
     rules: Rules,
-) -> (TestNode<Ends>, mpsc::Receiver<Event>) {
+) -> (TestNode<Ends>, mpsc::Receiver<Rejected>) {
     TestNode::start_observed(config(&key(), &[transport]), known, |builder| {
         let (context, budget) = (builder.p2p_context(), rules.budget.clone());
         let (behaviour, calls, inbound) = exchange(context, budget, protocols(&rules));

@@ -7,14 +7,16 @@
 
 use std::time::{Duration, Instant};
 
-use libp2p::{PeerId, StreamProtocol, identity::Keypair, swarm::dummy};
+use libp2p::StreamProtocol;
 use pluto_p2p::{
-    P2PContext, RelaySource,
+    P2PContext,
     exchange::{Budget, Handle, Protocol, Repeat, Shape, Slot, exchange},
     p2p_context::{FailureCause, PeerView, WhyNotConnected},
     proto::Frame,
 };
-use pluto_testkit::{LIMIT, QUIC, TCP, TestNode, TestRelay, config, ids, keys, met, within};
+use pluto_testkit::{
+    Cluster, LIMIT, QUIC, TCP, TestNode, TestRelay, for_all_pairs, is_direct, met, within,
+};
 
 /// Within which a loss must have healed once the relay is back.
 const HEALED: Duration = Duration::from_secs(5);
@@ -22,7 +24,7 @@ const HEALED: Duration = Duration::from_secs(5);
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_know_only_a_url_meet_through_the_relay_and_then_directly() {
     let relay = TestRelay::start().await;
-    let nodes = Cluster::new(&[TCP], false).start(&[&relay]).await;
+    let nodes = cluster(&relay).start().await;
     met(&nodes).await;
     for_all_pairs(&nodes, is_direct).await;
     // The relayed ones are let go by the side that decides, not kept beside.
@@ -42,7 +44,7 @@ async fn nodes_that_know_only_a_url_meet_through_the_relay_and_then_directly() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_listen_on_both_end_on_quic() {
     let relay = TestRelay::start().await;
-    let nodes = Cluster::new(&[TCP, QUIC], false).start(&[&relay]).await;
+    let nodes = Cluster::new(4, &[TCP, QUIC], [relay.url()]).start().await;
     met(&nodes).await;
     let quic = pluto_p2p::addr::Transport::Quic;
     for_all_pairs(&nodes, |peer| {
@@ -55,7 +57,7 @@ async fn nodes_that_listen_on_both_end_on_quic() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_must_use_the_relay_stay_on_it() {
     let relay = TestRelay::start().await;
-    let nodes = Cluster::new(&[TCP], true).start(&[&relay]).await;
+    let nodes = cluster(&relay).relayed_only().start().await;
     met(&nodes).await;
     for_all_pairs(&nodes, |peer| {
         peer.best().is_some_and(|path| path.rtt().is_some())
@@ -72,7 +74,7 @@ async fn nodes_that_must_use_the_relay_stay_on_it() {
 async fn a_relay_that_is_not_there_yet_is_said_and_used_once_it_is() {
     let mut relay = TestRelay::start().await;
     relay.stop().await;
-    let nodes = Cluster::new(&[TCP], true).start(&[&relay]).await;
+    let nodes = cluster(&relay).relayed_only().start().await;
     let (node, peer) = (&nodes[0], nodes[1].id());
     let told = node.context.wait_for(|view| view.relays[0].problem.clone());
     within(told).await.unwrap();
@@ -88,12 +90,13 @@ async fn a_relay_that_is_not_there_yet_is_said_and_used_once_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_is_not_on_the_relay_is_said_to_be_missing_there() {
     let relay = TestRelay::start().await;
-    let [a, b] = keys();
-    let node = one(&a, &ids(&[a.clone(), b.clone()]), &[relay.url()], true).await;
+    let cluster = cluster(&relay).relayed_only();
+    let node = cluster.node(0).await;
+    let missing = cluster.known()[1];
     let why = within(async {
         loop {
             let mut changes = node.context.changes();
-            let why = node.context.why_not_connected(b.public().to_peer_id());
+            let why = node.context.why_not_connected(missing);
             if let Some(WhyNotConnected::Waiting {
                 last: Some(last), ..
             }) = &why
@@ -111,7 +114,7 @@ async fn a_peer_that_is_not_on_the_relay_is_said_to_be_missing_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_restarts_is_found_again_by_all() {
     let mut relay = TestRelay::start().await;
-    let nodes = Cluster::new(&[TCP], true).start(&[&relay]).await;
+    let nodes = cluster(&relay).relayed_only().start().await;
     met(&nodes).await;
     let before = Instant::now();
     relay.restart().await;
@@ -121,7 +124,7 @@ async fn a_relay_that_restarts_is_found_again_by_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_relay_at_the_same_url_is_used_instead() {
     let mut relay = TestRelay::start().await;
-    let nodes = Cluster::new(&[TCP], true).start(&[&relay]).await;
+    let nodes = cluster(&relay).relayed_only().start().await;
     met(&nodes).await;
     let before = Instant::now();
     relay.replace().await;
@@ -134,7 +137,10 @@ async fn another_relay_at_the_same_url_is_used_instead() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_relays_one_is_enough() {
     let (mut first, second) = (TestRelay::start().await, TestRelay::start().await);
-    let nodes = Cluster::new(&[TCP], true).start(&[&first, &second]).await;
+    let nodes = Cluster::new(4, &[TCP], [first.url(), second.url()])
+        .relayed_only()
+        .start()
+        .await;
     met(&nodes).await;
     for node in &nodes {
         // Places are held on both at once.
@@ -160,17 +166,17 @@ async fn of_two_relays_one_is_enough() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_comes_late_meets_everybody_at_once() {
     let relay = TestRelay::start().await;
-    let cluster = Cluster::new(&[TCP], false);
+    let cluster = cluster(&relay);
     let mut nodes = Vec::new();
     for index in 0..3 {
-        nodes.push(cluster.node(index, &[&relay]).await);
+        nodes.push(cluster.node(index).await);
     }
     met(&nodes).await;
     // The others have asked for it in vain for a while, and wait between their attempts.
     tokio::time::sleep(Duration::from_secs(4)).await;
 
     let began = Instant::now();
-    nodes.push(cluster.node(3, &[&relay]).await);
+    nodes.push(cluster.node(3).await);
     met(&nodes).await;
     assert!(began.elapsed() < HEALED, "{:?}", began.elapsed());
 }
@@ -178,19 +184,16 @@ async fn a_node_that_comes_late_meets_everybody_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_message_is_lost_when_the_direct_path_replaces_the_relayed_one() {
     let relay = TestRelay::start().await;
-    let keys: [_; 2] = keys();
-    let known = ids(&keys);
-    let mut nodes = Vec::new();
-    for key in &keys {
-        let config = config(key, &[TCP]).with_relays([relay.url()]);
-        let node = TestNode::start(config, &known, |builder| {
+    let cluster = Cluster::new(2, &[TCP], [relay.url()]);
+    let known = cluster.known();
+    let start = |index| {
+        TestNode::start(cluster.config(index), &known, |builder| {
             let (behaviour, handle, inbound) =
                 exchange(builder.p2p_context(), Budget::default(), vec![protocol()]);
             (behaviour, (handle, inbound))
-        });
-        nodes.push(node.await);
-    }
-    let (mut server, client) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+        })
+    };
+    let (client, mut server) = (start(0).await, start(1).await);
     let to = server.id();
     tokio::spawn(async move {
         while let Some(request) = server.handle.1.recv().await {
@@ -246,63 +249,9 @@ fn protocol() -> Protocol {
     }
 }
 
-struct Cluster {
-    keys: [Keypair; 4],
-    listen: Vec<&'static str>,
-    relayed_only: bool,
-}
-
-impl Cluster {
-    fn new(listen: &[&'static str], relayed_only: bool) -> Self {
-        Self {
-            keys: keys(),
-            listen: listen.to_vec(),
-            relayed_only,
-        }
-    }
-
-    async fn node(&self, index: usize, relays: &[&TestRelay]) -> TestNode<()> {
-        let mut config = config(&self.keys[index], &self.listen);
-        config = config.with_relays(relays.iter().map(|relay| relay.url()));
-        config.relayed_only = self.relayed_only;
-        TestNode::start(config, &ids(&self.keys), |_| (dummy::Behaviour, ())).await
-    }
-
-    async fn start(&self, relays: &[&TestRelay]) -> Vec<TestNode<()>> {
-        let mut nodes = Vec::new();
-        for index in 0..self.keys.len() {
-            nodes.push(self.node(index, relays).await);
-        }
-        nodes
-    }
-}
-
-async fn one(
-    key: &Keypair,
-    known: &[PeerId],
-    relays: &[RelaySource],
-    relayed_only: bool,
-) -> TestNode<()> {
-    let mut config = config(key, &[TCP]).with_relays(relays.iter().cloned());
-    config.relayed_only = relayed_only;
-    TestNode::start(config, known, |_| (dummy::Behaviour, ())).await
-}
-
-fn is_direct(peer: &PeerView) -> bool {
-    peer.best()
-        .is_some_and(|path| !path.is_relayed() && path.rtt().is_some())
-}
-
-async fn for_all_pairs(nodes: &[TestNode<()>], expected: impl Fn(&PeerView) -> bool) {
-    for node in nodes {
-        for other in nodes.iter().filter(|other| other.id() != node.id()) {
-            let id = other.id();
-            let state = node
-                .context
-                .wait_for(|view| view.peer(&id).filter(|peer| expected(peer)).map(drop));
-            within(state).await.unwrap();
-        }
-    }
+/// Four nodes that know nothing but the relay.
+fn cluster(relay: &TestRelay) -> Cluster {
+    Cluster::new(4, &[TCP], [relay.url()])
 }
 
 /// Every pair answers pings on a connection made after `before`.

@@ -19,6 +19,7 @@ use libp2p::{
     swarm::{DialError, NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
     tcp, yamux,
 };
+use libp2p_stream::IncomingStreams;
 use pluto_p2p::{
     Metrics, Node, NodeConfig, P2PContext, RelaySource,
     addr::is_relayed,
@@ -27,8 +28,11 @@ use pluto_p2p::{
     conn_logger,
     exchange::{Budget, exchange},
     p2p_context::{FailureCause, ReservationState},
-    proto::{Frame, NoMeter},
-    relay::{self, Refusal, ReserveError},
+    proto::{NoMeter, write_protobuf},
+    relay::{
+        self, Refusal, ReserveError,
+        wire::pb::{HopMessage, Reservation, StopMessage},
+    },
 };
 use pluto_testkit::{LIMIT, Link, RawPeer, TCP, TRANSPORTS, addr, config, ids, keys, within};
 use prometheus_client::registry::Registry;
@@ -160,38 +164,24 @@ async fn a_short_reservation_is_renewed_before_it_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reservation_that_is_not_renewed_ends_with_its_time() {
-    let [relay, a]: [Keypair; 2] = keys();
-    let mut relay = RawPeer::start(relay).await;
-    let mut asked = relay.serve(HOP_ID);
-    let mut a = Client::at(&a, &[], relay.id(), &relay.addresses[0]).await;
+    let (_relay, mut asked, mut a) = by_hand().await;
 
-    let (_, mut stream) = within(asked.next()).await.unwrap();
     let until = unix_secs() + 3;
-    grant(&mut stream, until).await;
+    grant(&mut asked, until).await;
     a.reserved().await;
     // It does not answer any more.
     let held = a.event(|event| matches!(event, relay::Event::NotReserved { .. }));
-    let refuse = async {
-        while let Some((_, mut stream)) = asked.next().await {
-            hop_status(&mut stream, 200).await;
-        }
-    };
     tokio::select! {
         event = held => assert!(
             matches!(event, relay::Event::NotReserved { trouble, held: true, .. }
                 if trouble == ReserveError::Refused(Refusal::ReservationRefused)),
             "{event:?}"
         ),
-        () = refuse => unreachable!("the relay stays"),
+        () = refuse(&mut asked) => unreachable!("the relay stays"),
     }
-    let refuse = async {
-        while let Some((_, mut stream)) = asked.next().await {
-            hop_status(&mut stream, 200).await;
-        }
-    };
     tokio::select! {
         _ = a.event(|event| matches!(event, relay::Event::Expired { .. })) => {}
-        () = refuse => unreachable!("the relay stays"),
+        () = refuse(&mut asked) => unreachable!("the relay stays"),
     }
     assert!(unix_secs() >= until && unix_secs() <= until + 1);
     within(async {
@@ -201,8 +191,7 @@ async fn a_reservation_that_is_not_renewed_ends_with_its_time() {
     })
     .await;
 
-    let (_, mut stream) = within(asked.next()).await.unwrap();
-    grant(&mut stream, unix_secs() + 3600).await;
+    grant(&mut asked, unix_secs() + 3600).await;
     a.reserved().await;
 }
 
@@ -393,14 +382,8 @@ async fn a_circuit_from_a_peer_that_is_no_relay_is_refused() {
     assert!(other.dial(a.id, &listening[0]).await);
 
     let mut stream = other.open(a.id, STOP_ID).await.unwrap();
-    let from = PeerId::random().to_bytes();
-    let mut request = vec![8, 0, 0x12, from.len() as u8 + 2, 0x0a, from.len() as u8];
-    request.extend(from);
-    stream
-        .write_all(Frame::from_body(&request).as_bytes())
-        .await
-        .unwrap();
-    stream.flush().await.unwrap();
+    let request = StopMessage::connect(PeerId::random());
+    write_protobuf(&mut stream, &request, LIMIT).await.unwrap();
 
     // STATUS, NO_RESERVATION.
     assert_eq!(&frame(&mut stream).await[..], [8, 1, 0x20, 0xcc, 1]);
@@ -409,10 +392,7 @@ async fn a_circuit_from_a_peer_that_is_no_relay_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_answer_is_told_and_the_relay_is_asked_again() {
-    let [relay, a]: [Keypair; 2] = keys();
-    let mut relay = RawPeer::start(relay).await;
-    let mut asked = relay.serve(HOP_ID);
-    let mut a = Client::at(&a, &[], relay.id(), &relay.addresses[0]).await;
+    let (_relay, mut asked, mut a) = by_hand().await;
 
     let huge = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40];
     let grant_without_data = [5, 8, 2, 0x28, 100, 0];
@@ -440,19 +420,14 @@ async fn a_hostile_answer_is_told_and_the_relay_is_asked_again() {
         assert_eq!(told, trouble, "{said:?}");
     }
 
-    let (_, mut stream) = within(asked.next()).await.unwrap();
-    grant(&mut stream, unix_secs() + 3600).await;
+    grant(&mut asked, unix_secs() + 3600).await;
     a.reserved().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_opens_more_than_it_says_costs_a_bounded_number_of_streams() {
-    let [relay, a]: [Keypair; 2] = keys();
-    let mut relay = RawPeer::start(relay).await;
-    let mut asked = relay.serve(HOP_ID);
-    let mut a = Client::at(&a, &[], relay.id(), &relay.addresses[0]).await;
-    let (_, mut stream) = within(asked.next()).await.unwrap();
-    grant(&mut stream, unix_secs() + 3600).await;
+    let (mut relay, mut asked, mut a) = by_hand().await;
+    grant(&mut asked, unix_secs() + 3600).await;
     a.reserved().await;
 
     let mut silent = Vec::new();
@@ -475,33 +450,41 @@ async fn a_relay_that_opens_more_than_it_says_costs_a_bounded_number_of_streams(
     assert_eq!(&frame(&mut next).await[..], [8, 1, 0x20, 0x90, 3]);
 }
 
-/// Grants what was asked for on a stream.
-async fn grant(stream: &mut libp2p::Stream, until: u64) {
-    assert_eq!(&frame(stream).await[..], [8, 0], "a request to reserve");
-    let mut reservation = vec![8];
-    let mut rest = until;
-    while rest >= 0x80 {
-        reservation.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    reservation.push(rest as u8);
-    let mut body = vec![8, 2, 0x1a, reservation.len() as u8];
-    body.extend(reservation);
-    body.extend([0x28, 100]);
-    stream
-        .write_all(Frame::from_body(&body).as_bytes())
-        .await
-        .unwrap();
+/// A relay that answers by hand what it is asked on HOP, and a node that uses it.
+async fn by_hand() -> (RawPeer, IncomingStreams, Client) {
+    let [relay, a] = keys();
+    let mut relay = RawPeer::start(relay).await;
+    let asked = relay.serve(HOP_ID);
+    let a = Client::at(&a, &[], relay.id(), &relay.addresses[0]).await;
+    (relay, asked, a)
+}
+
+/// Grants what is asked for next.
+async fn grant(asked: &mut IncomingStreams, until: u64) {
+    let (_, mut stream) = within(asked.next()).await.unwrap();
+    assert_eq!(
+        &frame(&mut stream).await[..],
+        [8, 0],
+        "a request to reserve"
+    );
+    let granted = HopMessage {
+        reservation: Some(Reservation {
+            expire: Some(until),
+            ..Reservation::default()
+        }),
+        ..HopMessage::answer(100)
+    };
+    write_protobuf(&mut stream, &granted, LIMIT).await.unwrap();
     stream.close().await.unwrap();
 }
 
-async fn hop_status(stream: &mut libp2p::Stream, status: u8) {
-    let body = [8, 2, 0x28, status | 0x80, 1];
-    stream
-        .write_all(Frame::from_body(&body).as_bytes())
-        .await
-        .unwrap();
-    stream.close().await.unwrap();
+/// Refuses whatever is asked for from now on.
+async fn refuse(asked: &mut IncomingStreams) {
+    while let Some((_, mut stream)) = asked.next().await {
+        let refused = HopMessage::answer(200);
+        write_protobuf(&mut stream, &refused, LIMIT).await.unwrap();
+        stream.close().await.unwrap();
+    }
 }
 
 async fn frame(stream: &mut libp2p::Stream) -> bytes::Bytes {

@@ -28,7 +28,9 @@ use pluto_crypto::keyfile;
 use pluto_eth::network::Network;
 use pluto_p2p::{
     Node, NodeConfig, NodeError, P2PContext, RelaySource, Routing,
-    behaviours::pluto::PlutoBehaviourEvent, exchange::Budget, identity,
+    behaviours::pluto::PlutoBehaviourEvent,
+    exchange::{Budget, Rejected},
+    identity,
 };
 use pluto_parsigex::{BlsVerifier, Event, Members, Received, Unverified, Verifier, VerifyError};
 use tokio_util::sync::CancellationToken;
@@ -248,7 +250,9 @@ fn note(notes: &mut impl Write, event: &Event) -> io::Result<()> {
             }
             writeln!(notes)
         }
-        Event::Rejected { peer, cause, .. } => writeln!(notes, "not read: from {peer}: {cause}"),
+        Event::Rejected(Rejected { peer, cause, .. }) => {
+            writeln!(notes, "not read: from {peer}: {cause}")
+        }
         _ => Ok(()),
     }
 }

@@ -16,13 +16,16 @@ use std::{
 
 use libp2p::{PeerId, swarm::ConnectionId};
 use pluto_core::{DecodeError, Duty, ParSigEx, ShareIdx};
-use pluto_p2p::exchange::{self, Core, Feature, Inbound, Rejection, Request};
+use pluto_p2p::{
+    cores::Cores,
+    exchange::{Core, Feature, Inbound, Rejected, Request},
+};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::PollSender;
 
 use crate::{
     members::{BindError, Members},
-    verify::{Cores, Verifier, VerifyError},
+    verify::{Verifier, VerifyError, verify},
 };
 
 /// Messages in the making. Chosen freely: enough to keep all cores busy while some wait for one.
@@ -60,14 +63,13 @@ pub enum Event {
         cause: Refusal,
     },
     /// A stream came to nothing before there was a message.
-    Rejected {
-        /// The peer.
-        peer: PeerId,
-        /// The connection.
-        connection: ConnectionId,
-        /// Why.
-        cause: Rejection,
-    },
+    Rejected(Rejected),
+}
+
+impl From<Rejected> for Event {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
 }
 
 /// Why a message was refused.
@@ -119,22 +121,6 @@ impl Rules {
 
 impl Core for Rules {
     type Event = Event;
-
-    fn on_exchange_event(&mut self, event: exchange::Event) -> Option<Event> {
-        match event {
-            exchange::Event::Rejected {
-                peer,
-                connection,
-                cause,
-                ..
-            } => Some(Event::Rejected {
-                peer,
-                connection,
-                cause,
-            }),
-            _ => None,
-        }
-    }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         loop {
@@ -215,8 +201,7 @@ async fn check(
             .map_err(|cause| refused(Some(duty), cause.into()))?;
         share_idx = Some(bound);
     }
-    cores
-        .verify(verifier, duty, &message.set)
+    verify(&cores, verifier, duty, &message.set)
         .await
         .map_err(|cause| refused(Some(duty), cause.into()))?;
     match share_idx {

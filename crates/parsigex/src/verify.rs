@@ -1,6 +1,6 @@
 //! Whether partial signatures are what they claim to be.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use pluto_core::{
     Duty, ParSignedData, ParSignedDataSet, PubKey, ShareIdx,
@@ -8,7 +8,7 @@ use pluto_core::{
     signing::Forks,
 };
 use pluto_crypto::bls::{self, BatchItem, PublicKey, Signature};
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use pluto_p2p::cores::Cores;
 
 /// Signatures that one core checks in one go. Small enough that a big set is spread over all cores,
 /// large enough that a batch is worth its final exponentiation.
@@ -147,60 +147,30 @@ impl Verifier for BlsVerifier {
     }
 }
 
-/// The cores that checks may use at once, shared by all messages.
-#[derive(Debug, Clone)]
-pub(crate) struct Cores {
-    permits: Arc<Semaphore>,
-    pub(crate) count: usize,
-}
-
-impl Cores {
-    pub(crate) fn all() -> Self {
-        let count = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Self {
-            permits: Arc::new(Semaphore::new(count)),
-            count,
+/// Checks a set, spread over the cores. All its bad signatures are named, whichever parts they
+/// are in; a fault of another kind comes before them.
+pub(crate) async fn verify(
+    cores: &Cores,
+    verifier: Arc<dyn Verifier>,
+    duty: Duty,
+    set: &ParSignedDataSet,
+) -> Result<(), VerifyError> {
+    let entries: Vec<_> = set.iter().map(|(key, data)| (*key, data.clone())).collect();
+    let size = entries.len().div_ceil(cores.count()).clamp(1, CHUNK);
+    let parts = entries.chunks(size).map(|part| {
+        let (verifier, part) = (verifier.clone(), part.to_vec());
+        cores.run(move || verifier.verify(duty, &part))
+    });
+    let mut bad = Vec::new();
+    for result in futures::future::join_all(parts).await {
+        match result.ok_or(VerifyError::Interrupted)? {
+            Err(VerifyError::Bad { pubkeys }) => bad.extend(pubkeys),
+            other => other?,
         }
     }
-
-    /// Runs work on a worker thread once a core is free.
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
-        let permit = self.permits.clone().acquire_owned().await.ok()?;
-        let work = move || {
-            let _permit = permit;
-            work()
-        };
-        spawn_blocking(work).await.ok()
-    }
-
-    /// Checks a set, spread over the cores. All its bad signatures are named, whichever parts they
-    /// are in; a fault of another kind comes before them.
-    pub(crate) async fn verify(
-        &self,
-        verifier: Arc<dyn Verifier>,
-        duty: Duty,
-        set: &ParSignedDataSet,
-    ) -> Result<(), VerifyError> {
-        let entries: Vec<_> = set.iter().map(|(key, data)| (*key, data.clone())).collect();
-        let size = entries.len().div_ceil(self.count).clamp(1, CHUNK);
-        let parts = entries.chunks(size).map(|part| {
-            let (verifier, part) = (verifier.clone(), part.to_vec());
-            self.run(move || verifier.verify(duty, &part))
-        });
-        let mut bad = Vec::new();
-        for result in futures::future::join_all(parts).await {
-            match result.ok_or(VerifyError::Interrupted)? {
-                Err(VerifyError::Bad { pubkeys }) => bad.extend(pubkeys),
-                other => other?,
-            }
-        }
-        if bad.is_empty() {
-            Ok(())
-        } else {
-            Err(VerifyError::Bad { pubkeys: bad })
-        }
+    if bad.is_empty() {
+        Ok(())
+    } else {
+        Err(VerifyError::Bad { pubkeys: bad })
     }
 }

@@ -18,7 +18,7 @@ use pluto_core::{
 };
 use pluto_crypto::bls::{self, Signature};
 use pluto_p2p::{
-    exchange::{self, Rejection},
+    exchange::{self, Rejected, Rejection},
     p2p_context::{View, WhyNotConnected},
 };
 use pluto_parsigex::{
@@ -355,11 +355,11 @@ async fn a_frame_without_a_message_is_refused_and_an_unreadable_frame_is_rejecte
         for frame in [&b"\x05\x01"[..], &[0x81, 0x80, 0x80, 0x40], &[0xff; 11]] {
             let _ = write(&mut raw, &node, frame).await;
             let event = within(events.recv()).await.unwrap();
-            let Event::Rejected {
+            let Event::Rejected(Rejected {
                 peer,
                 cause: Rejection::Frame(_),
                 ..
-            } = event
+            }) = event
             else {
                 panic!("{event:?}");
             };

@@ -16,13 +16,10 @@ use std::{
 };
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use libp2p::{
-    PeerId,
-    swarm::{ConnectionId, FromSwarm},
-};
+use libp2p::{PeerId, swarm::FromSwarm};
 use pluto_p2p::{
     P2PContext,
-    exchange::{self, Core, Done, Feature, Handle, Inbound, QueueFull, Rejection, Slot},
+    exchange::{self, Core, Done, Feature, Handle, Inbound, QueueFull, Rejected, Slot},
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
@@ -56,14 +53,13 @@ pub enum Event {
         error: AskError,
     },
     /// A question of a peer came to nothing.
-    Rejected {
-        /// The peer.
-        peer: PeerId,
-        /// The connection.
-        connection: ConnectionId,
-        /// Why.
-        cause: Rejection,
-    },
+    Rejected(Rejected),
+}
+
+impl From<Rejected> for Event {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
 }
 
 /// Why nothing was learned of a peer.
@@ -237,22 +233,6 @@ impl Core for Rules {
                 self.connected.remove(&closed.peer_id);
             }
             _ => {}
-        }
-    }
-
-    fn on_exchange_event(&mut self, event: exchange::Event) -> Option<Event> {
-        match event {
-            exchange::Event::Rejected {
-                peer,
-                connection,
-                cause,
-                ..
-            } => Some(Event::Rejected {
-                peer,
-                connection,
-                cause,
-            }),
-            _ => None,
         }
     }
 

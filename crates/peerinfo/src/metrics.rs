@@ -7,7 +7,7 @@ use std::{
 };
 
 use libp2p::PeerId;
-use pluto_p2p::P2PContext;
+use pluto_p2p::{P2PContext, metrics::Registrar};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{family::Family, gauge::Gauge},
@@ -18,7 +18,7 @@ use crate::{ClockOffset, Finding, Info, Local};
 
 /// The gauges `app_peerinfo_*`. Their label `peer` is the peer id. A series exists for each member
 /// that has answered once, and for this node.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Metrics {
     clock_offset: Family<ByPeer, Gauge<f64, AtomicU64>>,
     version: Family<VersionOf, Gauge>,
@@ -73,54 +73,32 @@ struct DvClientOf {
 impl Metrics {
     /// Registers the gauges.
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        let registry = registry.sub_registry_with_prefix("app_peerinfo");
-        registry.register(
-            "clock_offset_seconds",
-            "How far the peer's clock is ahead, at most an hour either way",
-            metrics.clock_offset.clone(),
-        );
-        registry.register(
-            "version",
-            "Constant 1 with the peer's version",
-            metrics.version.clone(),
-        );
-        registry.register(
-            "git_commit",
-            "Constant 1 with what the peer was built from",
-            metrics.git_commit.clone(),
-        );
-        registry.register(
-            "start_time_secs",
-            "When the peer was started, in seconds since 1970",
-            metrics.start_time.clone(),
-        );
-        registry.register(
-            "index",
-            "The peer's place in the cluster",
-            metrics.index.clone(),
-        );
-        registry.register(
-            "version_support",
-            "Whether the peer's version fits ours",
-            metrics.version_support.clone(),
-        );
-        registry.register(
-            "builder_api_enabled",
-            "Whether the peer uses the builder API",
-            metrics.builder_api.clone(),
-        );
-        registry.register(
-            "nickname",
-            "Constant 1 with the peer's nickname",
-            metrics.nickname.clone(),
-        );
-        registry.register(
-            "dv_client",
-            "Constant 1 with the name of the peer's software",
-            metrics.dv_client.clone(),
-        );
-        metrics
+        let mut peerinfo = Registrar(registry.sub_registry_with_prefix("app_peerinfo"));
+        Self {
+            clock_offset: peerinfo.make(
+                "clock_offset_seconds",
+                "How far the peer's clock is ahead, at most an hour either way",
+            ),
+            version: peerinfo.make("version", "Constant 1 with the peer's version"),
+            git_commit: peerinfo.make("git_commit", "Constant 1 with what the peer was built from"),
+            start_time: peerinfo.make(
+                "start_time_secs",
+                "When the peer was started, in seconds since 1970",
+            ),
+            index: peerinfo.make("index", "The peer's place in the cluster"),
+            version_support: peerinfo
+                .make("version_support", "Whether the peer's version fits ours"),
+            builder_api: peerinfo.make(
+                "builder_api_enabled",
+                "Whether the peer uses the builder API",
+            ),
+            nickname: peerinfo.make("nickname", "Constant 1 with the peer's nickname"),
+            dv_client: peerinfo.make(
+                "dv_client",
+                "Constant 1 with the name of the peer's software",
+            ),
+            texts: Arc::default(),
+        }
     }
 
     pub(crate) fn set_local(&self, context: &P2PContext, local: &Local) {

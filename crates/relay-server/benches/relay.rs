@@ -20,20 +20,24 @@ use std::{
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, future::join_all, stream};
 use libp2p::{
-    Multiaddr, PeerId, Stream, StreamProtocol, SwarmBuilder, identify, multiaddr::Protocol, noise,
-    ping, swarm::NetworkBehaviour, tcp, yamux,
+    Multiaddr, PeerId, Stream, SwarmBuilder, identify, multiaddr::Protocol, noise, ping,
+    swarm::NetworkBehaviour, tcp, yamux,
 };
 use pluto_benchkit::{Table, is_bench};
 use pluto_crypto::k1::SecretKey;
-use pluto_p2p::proto::{read_protobuf_with_max_size, skip_body, write_protobuf};
+use pluto_p2p::{
+    proto::{read_protobuf_with_max_size, skip_body, write_protobuf},
+    relay::{
+        HOP, MAX_FRAME, STOP,
+        wire::pb::{HopMessage, StopMessage},
+    },
+};
 use pluto_relay_server::{Config, Limits, RelayServer};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 /// Which of the processes this is; none for the first.
 const ROLE: &str = "PLUTO_RELAY_BENCH_ROLE";
-const HOP: StreamProtocol = StreamProtocol::new("/libp2p/circuit/relay/0.2.0/hop");
-const STOP: StreamProtocol = StreamProtocol::new("/libp2p/circuit/relay/0.2.0/stop");
 const LIMIT: Duration = Duration::from_secs(60);
 /// Clients that connect at the same time.
 const AT_ONCE: usize = 32;
@@ -287,68 +291,28 @@ impl Client {
             streams,
             incoming,
         };
-        client.ask(relay, Message::of(0)).await;
+        client.ask(relay, HopMessage::reserve()).await;
         client
     }
 
-    async fn ask(&mut self, relay: PeerId, question: Message) -> Stream {
+    async fn ask(&mut self, relay: PeerId, question: HopMessage) -> Stream {
         let mut stream = self.streams.open_stream(relay, HOP).await.unwrap();
         write_protobuf(&mut stream, &question, LIMIT).await.unwrap();
-        let answer = read_protobuf_with_max_size::<Message>(&mut stream, 4096, LIMIT).await;
+        let answer = read_protobuf_with_max_size::<HopMessage>(&mut stream, MAX_FRAME, LIMIT).await;
         assert_eq!(answer.unwrap().status, Some(100));
         stream
     }
 
     async fn connect(&mut self, relay: PeerId, to: PeerId) -> Stream {
-        let mut question = Message::of(1);
-        question.peer = Some(Peer { id: to.to_bytes() });
-        self.ask(relay, question).await
+        self.ask(relay, HopMessage::connect(to)).await
     }
 
     async fn take(&mut self) -> Stream {
         let (_, mut stream) = self.incoming.next().await.unwrap();
-        skip_body(&mut stream, 4096, LIMIT).await.unwrap();
-        let answer = Taken {
-            kind: Some(1),
-            status: Some(100),
-        };
+        skip_body(&mut stream, MAX_FRAME, LIMIT).await.unwrap();
+        let answer = StopMessage::answer(100);
         write_protobuf(&mut stream, &answer, LIMIT).await.unwrap();
         stream
-    }
-}
-
-/// The answer on STOP.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Taken {
-    #[prost(int32, optional, tag = "1")]
-    kind: Option<i32>,
-    #[prost(int32, optional, tag = "4")]
-    status: Option<i32>,
-}
-
-/// What is said and read on HOP.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Message {
-    #[prost(int32, optional, tag = "1")]
-    kind: Option<i32>,
-    #[prost(message, optional, tag = "2")]
-    peer: Option<Peer>,
-    #[prost(int32, optional, tag = "5")]
-    status: Option<i32>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Peer {
-    #[prost(bytes = "vec", tag = "1")]
-    id: Vec<u8>,
-}
-
-impl Message {
-    fn of(kind: i32) -> Self {
-        Self {
-            kind: Some(kind),
-            ..Self::default()
-        }
     }
 }
 

@@ -18,14 +18,13 @@ use std::{
 };
 
 use libp2p::PeerId;
+use pluto_p2p::{metrics::Registrar, relay::wire::pb::Status};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, text},
     metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-
-use crate::hop::wire::Status;
 
 /// Peers with series of their own; chosen freely, about 250 clusters of four.
 pub const MAX_PEERS: usize = 1024;
@@ -136,67 +135,38 @@ pub(crate) struct Metrics {
 impl Metrics {
     /// Registers them.
     pub(crate) fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            peers: Arc::default(),
-            status: Gauge::default(),
-            reservations: Family::default(),
-            reservation_answers: Family::default(),
-            reservation_rejections: Family::default(),
-            circuits: Family::default(),
-            circuit_answers: Family::default(),
-            circuit_rejections: Family::default(),
+        let peers = Arc::<Peers>::default();
+        registry.register_collector(Box::new(PeersCollector(peers.clone())));
+        let mut relay = Registrar(registry.sub_registry_with_prefix("libp2p_relaysvc"));
+        Self {
+            peers,
+            status: relay.make("status", "Whether places and circuits are given"),
+            reservations: relay.make(
+                "reservations",
+                "Places that were opened, renewed and closed",
+            ),
+            reservation_answers: relay.make(
+                "reservation_request_response_status",
+                "Answers to who asked for a place",
+            ),
+            reservation_rejections: relay.make("reservation_rejections", "Why no place was given"),
+            circuits: relay.make("connections", "Circuits that were opened and closed"),
+            circuit_answers: relay.make(
+                "connection_request_response_status",
+                "Answers to who asked for a circuit",
+            ),
+            circuit_rejections: relay.make("connection_rejections", "Why there was no circuit"),
             // From seconds to the hour that a circuit may run.
-            circuit_duration: Histogram::new([1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0]),
-            transferred: Transferred::default(),
-        };
-        registry.register_collector(Box::new(PeersCollector(metrics.peers.clone())));
-        let registry = registry.sub_registry_with_prefix("libp2p_relaysvc");
-        registry.register(
-            "status",
-            "Whether places and circuits are given",
-            metrics.status.clone(),
-        );
-        registry.register(
-            "reservations",
-            "Places that were opened, renewed and closed",
-            metrics.reservations.clone(),
-        );
-        registry.register(
-            "reservation_request_response_status",
-            "Answers to who asked for a place",
-            metrics.reservation_answers.clone(),
-        );
-        registry.register(
-            "reservation_rejections",
-            "Why no place was given",
-            metrics.reservation_rejections.clone(),
-        );
-        registry.register(
-            "connections",
-            "Circuits that were opened and closed",
-            metrics.circuits.clone(),
-        );
-        registry.register(
-            "connection_request_response_status",
-            "Answers to who asked for a circuit",
-            metrics.circuit_answers.clone(),
-        );
-        registry.register(
-            "connection_rejections",
-            "Why there was no circuit",
-            metrics.circuit_rejections.clone(),
-        );
-        registry.register(
-            "connection_duration_seconds",
-            "How long circuits ran",
-            metrics.circuit_duration.clone(),
-        );
-        registry.register(
-            "data_transferred_bytes",
-            "Bytes passed on, both ways together",
-            metrics.transferred.0.clone(),
-        );
-        metrics
+            circuit_duration: relay.add(
+                "connection_duration_seconds",
+                "How long circuits ran",
+                Histogram::new([1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0]),
+            ),
+            transferred: Transferred(relay.make(
+                "data_transferred_bytes",
+                "Bytes passed on, both ways together",
+            )),
+        }
     }
 
     /// Whether the relay serves.

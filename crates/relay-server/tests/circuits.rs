@@ -76,7 +76,7 @@ async fn a_circuit_is_told_to_both_ends_and_counted_for_both() {
     let (near, far) = futures::join!(connect(&mut ann, &relay, id), take(&mut incoming, 100));
     let limit = near.0.limit.unwrap();
     assert_eq!((limit.duration, limit.data), (Some(3600), Some(32 << 20)));
-    assert_eq!(far.0.kind, Some(0));
+    assert_eq!(far.0.r#type, Some(0));
     assert_eq!(far.0.limit, Some(limit));
     assert_eq!(far.0.peer.unwrap().id.unwrap(), ann.id().to_bytes());
     relay.gives(1, 1).await;

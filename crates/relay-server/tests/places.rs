@@ -10,6 +10,7 @@ mod common;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use common::{Happened, OK, RESERVATION_REFUSED, Relay, Stock, config, connected, reserve};
+use pluto_p2p::relay::wire::pb::HopMessage;
 use pluto_relay_server::Limits;
 use pluto_testkit::{key, within};
 
@@ -21,7 +22,7 @@ async fn a_place_is_given_for_an_hour_with_charons_limits() {
     let answer = reserve(&mut peer, &relay).await;
 
     assert_eq!(answer.status, OK);
-    assert_eq!(answer.kind, Some(2));
+    assert_eq!(answer.r#type, Some(2));
     let limit = answer.limit.unwrap();
     assert_eq!((limit.duration, limit.data), (Some(3600), Some(32 << 20)));
     let place = answer.reservation.unwrap();
@@ -169,9 +170,9 @@ async fn a_wrong_request_is_answered_and_harms_nobody() {
     let relay = Relay::start(config()).await;
     let mut peer = connected(&relay).await;
     for (kind, status) in [(Some(2), 401), (Some(9), 400), (None, 400), (Some(1), 400)] {
-        let question = common::Hop {
-            kind,
-            ..Default::default()
+        let question = HopMessage {
+            r#type: kind,
+            ..HopMessage::default()
         };
         let (answer, _) = common::ask(&mut peer, relay.id, question).await;
         assert_eq!(answer.status, Some(status), "{kind:?}");

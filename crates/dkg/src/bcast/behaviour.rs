@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use libp2p::{PeerId, swarm::ConnectionId};
 use pluto_p2p::{
-    exchange::{self, Core, Feature, Inbound, Rejection, Request},
+    exchange::{Core, Feature, Inbound, Rejected, Rejection, Request},
     proto::Frame,
 };
 use prost_types::Any;
@@ -64,14 +64,13 @@ pub enum Event {
         cause: Refusal,
     },
     /// A stream came to nothing before there was a message.
-    Rejected {
-        /// The peer.
-        peer: PeerId,
-        /// The connection.
-        connection: ConnectionId,
-        /// Why.
-        cause: Rejection,
-    },
+    Rejected(Rejected),
+}
+
+impl From<Rejected> for Event {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
 }
 
 /// The rules: see the module's documentation.
@@ -127,25 +126,9 @@ impl Drop for Rules {
 impl Core for Rules {
     type Event = Event;
 
-    fn on_exchange_event(&mut self, event: exchange::Event) -> Option<Event> {
-        match event {
-            // Charon does not wait for our confirmation.
-            exchange::Event::Rejected {
-                cause: Rejection::Answer(_),
-                ..
-            } => None,
-            exchange::Event::Rejected {
-                peer,
-                connection,
-                cause,
-                ..
-            } => Some(Event::Rejected {
-                peer,
-                connection,
-                cause,
-            }),
-            _ => None,
-        }
+    fn tells(&self, rejected: &Rejected) -> bool {
+        // Charon does not wait for our confirmation.
+        !matches!(rejected.cause, Rejection::Answer(_))
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -253,7 +236,7 @@ pub(super) async fn sign(
         let frame = sign_for(&this, generation, sender, &registered, &received.any);
         (Some(registered.id), frame)
     };
-    let (found, frame) = shared.workers.run(work).await.ok_or(Refusal::Interrupted)?;
+    let (found, frame) = shared.cores.run(work).await.ok_or(Refusal::Interrupted)?;
     *id = found;
     frame
 }
@@ -305,7 +288,7 @@ pub(super) async fn take(
         let opened = opened.map(|opened| (opened, received.signatures));
         (Some(registered.id), opened)
     };
-    let opened = shared.workers.run_sized(size, work).await;
+    let opened = shared.run_sized(size, work).await;
     let (found, opened) = opened.ok_or(Refusal::Interrupted)?;
     *id = found;
     let (opened, signatures) = opened?;
@@ -362,12 +345,12 @@ async fn verify(
         return Err(Refusal::SignatureCount { got, expected: n });
     }
     let signatures: Arc<[Bytes]> = signatures.into();
-    let size = n.div_ceil(shared.workers.count);
+    let size = n.div_ceil(shared.cores.count());
     let parts = (0..n).step_by(size).map(|from| {
         let (this, signatures) = (shared.clone(), signatures.clone());
         let to = (from + size).min(n);
         shared
-            .workers
+            .cores
             .run(move || verify_some(&this, &hash, &signatures, from..to, own))
     });
     for result in join_all(parts).await {

@@ -11,6 +11,7 @@ use pluto_core::PeerIdx;
 use pluto_crypto::k1;
 use pluto_p2p::{
     P2PContext,
+    cores::Cores,
     exchange::{self, Done, QueueFull},
 };
 use prost::{Message, Name};
@@ -28,9 +29,12 @@ use super::{
     error::{AgreeError, BroadcastError, Cause, ConfigError, Failure},
     registry::{Delivered, RegisterError, Registry},
     wire::{self, Digest, Generation, Signature},
-    workers::Workers,
 };
 use crate::pb;
+
+/// Up to so many bytes are decoded and hashed where they are: that is some microseconds, as many as
+/// handing them to another thread and back. Chosen freely; a node signature has 70.
+const SMALL: usize = 4 << 10;
 
 /// One of the operators.
 pub(super) struct Member {
@@ -48,7 +52,7 @@ pub(super) struct Shared {
     pub(super) members: Arc<[Member]>,
     pub(super) registry: Registry,
     pub(super) ledger: Mutex<Ledger>,
-    pub(super) workers: Workers,
+    pub(super) cores: Cores,
     /// Set once.
     pub(super) chosen: OnceLock<Generation>,
     /// Cancelled with the behaviour.
@@ -72,7 +76,7 @@ impl Shared {
             members: members.into(),
             registry: Registry::default(),
             ledger: Mutex::default(),
-            workers: Workers::all(),
+            cores: Cores::all(),
             chosen: OnceLock::new(),
             closed: CancellationToken::new(),
         }))
@@ -85,6 +89,18 @@ impl Shared {
     pub(super) fn member(&self, peer: &PeerId) -> Option<&Member> {
         let mut members = self.members.iter();
         members.find(|member| member.peer == *peer && member.idx != self.local)
+    }
+
+    /// Runs work that takes as long as its bytes are many: here, or on a worker thread.
+    pub(super) async fn run_sized<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        if bytes <= SMALL {
+            return Some(work());
+        }
+        self.cores.run(work).await
     }
 
     /// By what a statement is known, in either generation.
@@ -328,7 +344,7 @@ impl Component {
             };
             Ok::<_, BroadcastError>((any, hash))
         };
-        let prepared = self.shared.workers.run_sized(size, prepare).await;
+        let prepared = self.shared.run_sized(size, prepare).await;
         let (any, hash) = prepared.ok_or(BroadcastError::Closed)??;
 
         let mut round = Round::new(self.shared.members.len(), self.shared.local);
@@ -371,17 +387,17 @@ impl Component {
             FuturesUnordered::new();
         for member in self.others() {
             let call = self.exchange.call(member.peer, SIG, frame.clone(), by);
-            let (idx, key, workers) = (member.idx, member.key, &self.shared.workers);
+            let (idx, key, cores) = (member.idx, member.key, &self.shared.cores);
             let sign = async move {
                 let done = call?.await?;
                 let check = move || read_signature(done, &key, &hash);
-                workers.run(check).await.ok_or(Cause::Interrupted)?
+                cores.run(check).await.ok_or(Cause::Interrupted)?
             };
             work.push(Box::pin(sign.map(move |result| (idx, result))));
         }
         // While the others are being asked.
         let (shared, local) = (self.shared.clone(), self.shared.local);
-        let own = self.shared.workers.run(move || shared.key.sign(&hash));
+        let own = self.shared.cores.run(move || shared.key.sign(&hash));
         let own = own.map(move |signature| (local, signature.ok_or(Cause::Interrupted)));
         work.push(Box::pin(own));
 

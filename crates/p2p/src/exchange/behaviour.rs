@@ -36,21 +36,18 @@ const REPEAT_AFTER: Duration = Duration::from_millis(100);
 /// Longest wait before a request is repeated.
 const REPEAT_AFTER_MAX: Duration = Duration::from_secs(2);
 
-/// What the swarm's owner is told.
+/// A stream of a peer came to nothing.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Event {
-    /// A stream of the peer came to nothing.
-    Rejected {
-        /// The peer.
-        peer: PeerId,
-        /// Its connection.
-        connection: ConnectionId,
-        /// The protocol.
-        id: StreamProtocol,
-        /// Why.
-        cause: Rejection,
-    },
+pub struct Rejected {
+    /// The peer.
+    pub peer: PeerId,
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// The protocol.
+    pub id: StreamProtocol,
+    /// Why.
+    pub cause: Rejection,
 }
 
 /// The shared exchange as a behaviour. It never dials: it says that a peer is wanted.
@@ -69,7 +66,7 @@ pub struct Behaviour {
     /// Deadlines and repetitions.
     alarms: BTreeSet<(Instant, u64)>,
     timer: Option<Pin<Box<Sleep>>>,
-    pending_events: VecDeque<ToSwarm<Event, FromBehaviour>>,
+    pending_events: VecDeque<ToSwarm<Rejected, FromBehaviour>>,
 }
 
 struct Entry {
@@ -133,7 +130,7 @@ impl Behaviour {
 
 impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = Handler;
-    type ToSwarm = Event;
+    type ToSwarm = Rejected;
 
     fn handle_established_inbound_connection(
         &mut self,
@@ -190,7 +187,7 @@ impl NetworkBehaviour for Behaviour {
         let ToBehaviour::Rejected(id, cause) = event;
         tracing::debug!(%peer, %connection, protocol = %id, %cause, "inbound stream rejected");
         self.pending_events
-            .push_back(ToSwarm::GenerateEvent(Event::Rejected {
+            .push_back(ToSwarm::GenerateEvent(Rejected {
                 peer,
                 connection,
                 id,
@@ -198,7 +195,7 @@ impl NetworkBehaviour for Behaviour {
             }));
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Event, THandlerInEvent<Self>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Rejected, THandlerInEvent<Self>>> {
         loop {
             // 1. What is decided.
             if let Some(event) = self.pending_events.pop_front() {

@@ -11,18 +11,20 @@ use libp2p::{
     },
 };
 
-use super::{Behaviour, Event};
+use super::{Behaviour, Rejected};
 
 /// The rules of one feature.
 pub trait Core: 'static {
     /// What the swarm's owner is told.
-    type Event: Send + 'static;
+    type Event: From<Rejected> + Send + 'static;
 
     /// Hears what the swarm tells.
     fn on_swarm_event(&mut self, _: &FromSwarm<'_>) {}
 
-    /// Hears what the exchange tells; may pass it on.
-    fn on_exchange_event(&mut self, event: Event) -> Option<Self::Event>;
+    /// Whether the swarm's owner is told of this stream of a peer.
+    fn tells(&self, _: &Rejected) -> bool {
+        true
+    }
 
     /// Makes progress. Registers the waker before it returns `Pending`.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Self::Event>;
@@ -94,9 +96,9 @@ impl<C: Core> NetworkBehaviour for Feature<C> {
             }
             // 2. What the exchange does.
             match self.exchange.poll(cx) {
-                Poll::Ready(ToSwarm::GenerateEvent(event)) => {
-                    if let Some(event) = self.core.on_exchange_event(event) {
-                        return Poll::Ready(ToSwarm::GenerateEvent(event));
+                Poll::Ready(ToSwarm::GenerateEvent(rejected)) => {
+                    if self.core.tells(&rejected) {
+                        return Poll::Ready(ToSwarm::GenerateEvent(rejected.into()));
                     }
                 }
                 Poll::Ready(other) => {

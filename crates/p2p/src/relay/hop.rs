@@ -83,11 +83,7 @@ pub(super) async fn reserve<S>(stream: &mut S, limit: Duration) -> Result<Grant,
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let request = pb::HopMessage {
-        r#type: Some(pb::hop_message::Type::Reserve.into()),
-        ..pb::HopMessage::default()
-    };
-    let answer = ask(stream, &request, limit).await?;
+    let answer = ask(stream, &pb::HopMessage::reserve(), limit).await?;
     end(stream).await;
     let reservation = answer.reservation.ok_or(Violation::NoReservation)?;
     let addresses = reservation.addrs.into_iter();
@@ -111,15 +107,7 @@ pub(super) async fn connect<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let request = pb::HopMessage {
-        r#type: Some(pb::hop_message::Type::Connect.into()),
-        peer: Some(pb::Peer {
-            id: Some(to.to_bytes().into()),
-            addrs: Vec::new(),
-        }),
-        ..pb::HopMessage::default()
-    };
-    let answer = ask(stream, &request, limit).await?;
+    let answer = ask(stream, &pb::HopMessage::connect(to), limit).await?;
     Ok(answer.limit.map(Limit::of))
 }
 
@@ -232,7 +220,9 @@ mod tests {
                     .unwrap();
             assert_eq!(request.r#type, Some(1));
             assert_eq!(&request.peer.unwrap().id.unwrap()[..], to.to_bytes());
-            let mut said = proto::Frame::encode(&status(100)).as_bytes().to_vec();
+            let mut said = proto::Frame::encode(&pb::HopMessage::answer(100))
+                .as_bytes()
+                .to_vec();
             said.extend_from_slice(b"hello");
             far.write_all(&said).await.unwrap();
         };
@@ -257,7 +247,7 @@ mod tests {
             (0, Refusal::Unknown(0)),
             (-7, Refusal::Unknown(-7)),
         ] {
-            let error = told(proto::Frame::encode(&status(code)).as_bytes()).await;
+            let error = told(proto::Frame::encode(&pb::HopMessage::answer(code)).as_bytes()).await;
             assert!(
                 matches!(error, Error::Refused(said) if said == refusal),
                 "{error}"
@@ -270,7 +260,7 @@ mod tests {
         let frame = |message: pb::HopMessage| proto::Frame::encode(&message).as_bytes().to_vec();
         let bare = frame(pb::HopMessage {
             status: None,
-            ..status(100)
+            ..pb::HopMessage::answer(100)
         });
         assert!(matches!(
             told(&bare).await,
@@ -279,7 +269,7 @@ mod tests {
         for kind in [None, Some(0), Some(1), Some(9)] {
             let message = frame(pb::HopMessage {
                 r#type: kind,
-                ..status(100)
+                ..pb::HopMessage::answer(100)
             });
             let error = told(&message).await;
             assert!(
@@ -287,7 +277,7 @@ mod tests {
                 "{error}"
             );
         }
-        let empty = frame(status(100));
+        let empty = frame(pb::HopMessage::answer(100));
         assert!(matches!(
             told(&empty).await,
             Error::Malformed(Violation::NoReservation)
@@ -330,7 +320,7 @@ mod tests {
                 addrs,
                 voucher: None,
             }),
-            ..status(100)
+            ..pb::HopMessage::answer(100)
         };
         let (mut near, mut far) = pipe();
         let frame = proto::Frame::encode(&answer);
@@ -364,14 +354,6 @@ mod tests {
     ) {
         let (near, far) = tokio::io::duplex(2 * MAX_FRAME);
         (near.compat(), far.compat())
-    }
-
-    fn status(code: i32) -> pb::HopMessage {
-        pb::HopMessage {
-            r#type: Some(2),
-            status: Some(code),
-            ..pb::HopMessage::default()
-        }
     }
 
     fn bytes(hex: &serde_json::Value) -> Vec<u8> {

@@ -80,25 +80,18 @@ where
 
 /// Says yes.
 pub(super) async fn accept(stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), proto::Error> {
-    proto::write_protobuf(stream, &status(pb::Status::Ok.into()), TIMEOUT).await
+    let answer = pb::StopMessage::answer(pb::Status::Ok);
+    proto::write_protobuf(stream, &answer, TIMEOUT).await
 }
 
 /// Says no, and why, and ends the stream.
 pub(super) async fn refuse(stream: &mut (impl AsyncWrite + Unpin), refusal: Refusal) {
-    let answer = status(refusal.status());
+    let answer = pb::StopMessage::answer(refusal.status());
     if let Err(error) = proto::write_protobuf(stream, &answer, TIMEOUT).await {
         tracing::trace!(%error, "a refusal was not heard");
         return;
     }
     let _ = timeout(TIMEOUT, stream.close()).await;
-}
-
-fn status(code: i32) -> pb::StopMessage {
-    pb::StopMessage {
-        r#type: Some(pb::stop_message::Type::Status.into()),
-        status: Some(code),
-        ..pb::StopMessage::default()
-    }
 }
 
 #[cfg(test)]
@@ -113,15 +106,11 @@ mod tests {
         let from = PeerId::random();
         let (mut near, mut far) = pipe();
         let request = pb::StopMessage {
-            peer: Some(pb::Peer {
-                id: Some(from.to_bytes().into()),
-                addrs: Vec::new(),
-            }),
             limit: Some(pb::Limit {
                 duration: Some(60),
                 data: None,
             }),
-            ..connect()
+            ..pb::StopMessage::connect(from)
         };
         let mut said = proto::Frame::encode(&request).as_bytes().to_vec();
         said.extend_from_slice(b"hello");
@@ -144,15 +133,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_is_none_is_answered_with_why() {
-        let nobody = proto::Frame::encode(&connect());
+        let request = pb::StopMessage {
+            r#type: Some(0),
+            ..pb::StopMessage::default()
+        };
+        let nobody = proto::Frame::encode(&request);
         let odd = proto::Frame::encode(&pb::StopMessage {
             peer: Some(pb::Peer {
                 id: Some(vec![1, 2, 3].into()),
                 addrs: Vec::new(),
             }),
-            ..connect()
+            ..request
         });
-        let answer = proto::Frame::encode(&status(100));
+        let answer = proto::Frame::encode(&pb::StopMessage::answer(100));
         let empty = proto::Frame::from_body(&[]);
         let garbage = proto::Frame::from_body(&[0xff; 9]);
         for (said, code) in [
@@ -188,13 +181,6 @@ mod tests {
             .unwrap();
         assert_eq!(answer.r#type, Some(1));
         answer.status.unwrap()
-    }
-
-    fn connect() -> pb::StopMessage {
-        pb::StopMessage {
-            r#type: Some(0),
-            ..pb::StopMessage::default()
-        }
     }
 
     fn pipe() -> (

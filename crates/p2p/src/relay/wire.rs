@@ -1,4 +1,4 @@
-//! The messages of circuit relay v2, and what its status codes mean.
+//! The messages of circuit relay v2, and what its status codes mean, for clients and for relays.
 //!
 //! The `.proto` file is written from the public specification (libp2p specs, `relay/circuit-v2.md`);
 //! frames are those of [`proto`](crate::proto).
@@ -8,8 +8,8 @@ use std::{fmt, time::Duration};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, multiaddr::Protocol};
 
 /// The generated messages.
-#[allow(missing_docs, unreachable_pub, reason = "generated")]
-pub(crate) mod pb {
+#[allow(missing_docs, reason = "generated")]
+pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/circuit.v2.rs"));
 }
 
@@ -19,6 +19,63 @@ pub const HOP: StreamProtocol = StreamProtocol::new("/libp2p/circuit/relay/0.2.0
 pub const STOP: StreamProtocol = StreamProtocol::new("/libp2p/circuit/relay/0.2.0/stop");
 /// The longest message, as in go-libp2p (p2p spec, section 9.2).
 pub const MAX_FRAME: usize = 4096;
+
+impl pb::HopMessage {
+    /// Asks for a reservation.
+    pub fn reserve() -> Self {
+        Self {
+            r#type: Some(pb::hop_message::Type::Reserve.into()),
+            ..Self::default()
+        }
+    }
+
+    /// Asks for a circuit.
+    pub fn connect(to: PeerId) -> Self {
+        Self {
+            r#type: Some(pb::hop_message::Type::Connect.into()),
+            peer: Some(to.into()),
+            ..Self::default()
+        }
+    }
+
+    /// An answer without more; a status is a [`pb::Status`] or its code.
+    pub fn answer(status: impl Into<i32>) -> Self {
+        Self {
+            r#type: Some(pb::hop_message::Type::Status.into()),
+            status: Some(status.into()),
+            ..Self::default()
+        }
+    }
+}
+
+impl pb::StopMessage {
+    /// Asks the far end to take a circuit.
+    pub fn connect(from: PeerId) -> Self {
+        Self {
+            r#type: Some(pb::stop_message::Type::Connect.into()),
+            peer: Some(from.into()),
+            ..Self::default()
+        }
+    }
+
+    /// An answer; a status is a [`pb::Status`] or its code.
+    pub fn answer(status: impl Into<i32>) -> Self {
+        Self {
+            r#type: Some(pb::stop_message::Type::Status.into()),
+            status: Some(status.into()),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<PeerId> for pb::Peer {
+    fn from(id: PeerId) -> Self {
+        Self {
+            id: Some(id.to_bytes().into()),
+            addrs: Vec::new(),
+        }
+    }
+}
 
 /// Why a relay refuses: the status codes of the specification other than OK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -136,7 +193,8 @@ impl fmt::Display for Limit {
     }
 }
 
-pub(super) fn peer_of(peer: Option<pb::Peer>) -> Result<PeerId, Violation> {
+/// The peer that a request names.
+pub fn peer_of(peer: Option<pb::Peer>) -> Result<PeerId, Violation> {
     peer.and_then(|peer| peer.id)
         .and_then(|id| PeerId::from_bytes(&id).ok())
         .ok_or(Violation::NoPeer)

@@ -27,14 +27,17 @@ use libp2p::{
         behaviour::{ConnectionEstablished, ExternalAddrConfirmed},
     },
 };
-use pluto_p2p::addr::{self, Transport};
+use pluto_p2p::{
+    addr::{self, Transport},
+    relay::wire::pb::Status,
+};
 use tokio::time::{Sleep, sleep_until};
 
 use super::{
     circuit::{Account, Ended},
     handler::{Handler, In, Opening, Out},
     ledger::{Circuit, Ledger, Refused, counted_as},
-    wire::{CircuitLimit, Request, Status},
+    wire::{CircuitLimit, Request},
 };
 use crate::{
     config::Limits,

@@ -32,16 +32,19 @@ use libp2p::{
         },
     },
 };
-use pluto_p2p::proto::{self, Frame, read_protobuf_with_max_size, write_frame, write_protobuf};
+use pluto_p2p::{
+    proto::{self, Frame, read_protobuf_with_max_size, write_frame, write_protobuf},
+    relay::{
+        HOP, MAX_FRAME, STOP,
+        wire::pb::{HopMessage, Status, StopMessage},
+    },
+};
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::{
     circuit::{Account, Circuit, Ended},
     ledger::CircuitId,
-    wire::{
-        CircuitLimit, HOP, HopMessage, MAX_MESSAGE, PEERINFO, PeerInfo, Request, STOP, Status,
-        StopMessage,
-    },
+    wire::{self, CircuitLimit, PEERINFO, PeerInfo, Request},
 };
 use crate::metrics::Meter;
 
@@ -199,7 +202,7 @@ impl ConnectionHandler for Handler {
                 limit,
             } => {
                 self.place = Some(Box::pin(tokio::time::sleep(lifetime)));
-                self.answer(stream, HopMessage::reserved(lifetime, &addresses, limit));
+                self.answer(stream, wire::reserved(lifetime, &addresses, limit));
             }
             In::Refused { stream, status } => self.answer(stream, HopMessage::answer(status)),
             In::Open(opening) => self.ask(STOP, Purpose::Stop(opening)),
@@ -375,9 +378,9 @@ impl Bucket {
 
 /// Reads a request; a wrong one is answered here.
 async fn read(mut stream: Stream) -> Done {
-    let message = read_protobuf_with_max_size(&mut stream, MAX_MESSAGE, STEP).await;
+    let message = read_protobuf_with_max_size(&mut stream, MAX_FRAME, STEP).await;
     let wrong = match message {
-        Ok(message) => match HopMessage::request(&message) {
+        Ok(message) => match wire::request(message) {
             Ok(request) => return Done::Read(Ok((stream, request))),
             Err(status) => (status, proto::Error::BadLength),
         },
@@ -397,12 +400,12 @@ async fn write_and_close(mut stream: Stream, message: HopMessage) {
 /// Asks the far end to take a circuit.
 async fn stop(mut far: Stream, opening: Box<Opening>) -> Done {
     let agreed = async {
-        let message = StopMessage::connect(opening.src, opening.limit);
+        let message = wire::stop(opening.src, opening.limit);
         write_protobuf(&mut far, &message, STEP).await?;
-        read_protobuf_with_max_size::<StopMessage>(&mut far, MAX_MESSAGE, STEP).await
+        read_protobuf_with_max_size::<StopMessage>(&mut far, MAX_FRAME, STEP).await
     };
     match agreed.await {
-        Ok(message) if message.accepts() => Done::Agreed(opening, Some(far)),
+        Ok(message) if wire::accepts(&message) => Done::Agreed(opening, Some(far)),
         Ok(message) => {
             tracing::debug!(circuit = ?opening.id, status = ?message.status, "the far end refused");
             Done::Agreed(opening, None)
@@ -416,7 +419,7 @@ async fn stop(mut far: Stream, opening: Box<Opening>) -> Done {
 
 /// Tells who asked that the circuit is there. From here on its bytes are the two ends'.
 async fn accept(mut opening: Box<Opening>, far: Stream) -> Done {
-    let message = HopMessage::connected(opening.limit);
+    let message = wire::connected(opening.limit);
     let told = write_protobuf(&mut opening.stream, &message, STEP).await;
     Done::Running(opening, told.is_ok().then_some(far))
 }
@@ -438,7 +441,7 @@ async fn run(opening: Opening, far: Stream) -> Done {
 async fn peerinfo(mut stream: Stream) -> Done {
     let told = async {
         write_frame(&mut stream, &Frame::from_body(&[]), STEP).await?;
-        read_protobuf_with_max_size::<PeerInfo>(&mut stream, MAX_MESSAGE, STEP).await
+        read_protobuf_with_max_size::<PeerInfo>(&mut stream, MAX_FRAME, STEP).await
     };
     let told = told.await;
     let _ = timeout(STEP, stream.close()).await;

@@ -15,8 +15,8 @@ use std::{
 };
 
 use libp2p::{PeerId, swarm::ConnectionId};
+use pluto_p2p::relay::wire::pb::Status;
 
-use super::wire::Status;
 use crate::config::Limits;
 
 /// How long the place of a peer is kept that has no connection. Long enough for a few attempts to

@@ -18,7 +18,13 @@ use libp2p::{
     tcp, yamux,
 };
 use pluto_crypto::k1::SecretKey;
-use pluto_p2p::proto::{read_protobuf_with_max_size, write_protobuf};
+use pluto_p2p::{
+    proto::{read_protobuf_with_max_size, write_protobuf},
+    relay::{
+        MAX_FRAME,
+        wire::pb::{HopMessage, StopMessage},
+    },
+};
 use pluto_relay_server::{Config, Control, Outcome, RelayServer};
 use pluto_testkit::{LIMIT, QUIC, RawPeer, TCP, addr, within};
 use tokio::{
@@ -119,99 +125,38 @@ pub(crate) async fn connected(relay: &Relay) -> RawPeer {
     peer
 }
 
-/// A message of HOP.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Hop {
-    #[prost(int32, optional, tag = "1")]
-    pub(crate) kind: Option<i32>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) peer: Option<Peer>,
-    #[prost(message, optional, tag = "3")]
-    pub(crate) reservation: Option<Reservation>,
-    #[prost(message, optional, tag = "4")]
-    pub(crate) limit: Option<Limit>,
-    #[prost(int32, optional, tag = "5")]
-    pub(crate) status: Option<i32>,
-}
-
-/// A message of STOP.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Stop {
-    #[prost(int32, optional, tag = "1")]
-    pub(crate) kind: Option<i32>,
-    #[prost(message, optional, tag = "2")]
-    pub(crate) peer: Option<Peer>,
-    #[prost(message, optional, tag = "3")]
-    pub(crate) limit: Option<Limit>,
-    #[prost(int32, optional, tag = "4")]
-    pub(crate) status: Option<i32>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Peer {
-    #[prost(bytes = "vec", optional, tag = "1")]
-    pub(crate) id: Option<Vec<u8>>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Reservation {
-    #[prost(uint64, optional, tag = "1")]
-    pub(crate) expire: Option<u64>,
-    #[prost(bytes = "vec", repeated, tag = "2")]
-    pub(crate) addrs: Vec<Vec<u8>>,
-}
-
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub(crate) struct Limit {
-    #[prost(uint32, optional, tag = "1")]
-    pub(crate) duration: Option<u32>,
-    #[prost(uint64, optional, tag = "2")]
-    pub(crate) data: Option<u64>,
-}
-
 /// One question on HOP; the stream is a circuit if the answer says so.
-pub(crate) async fn ask(peer: &mut RawPeer, relay: PeerId, question: Hop) -> (Hop, Stream) {
+pub(crate) async fn ask(
+    peer: &mut RawPeer,
+    relay: PeerId,
+    question: HopMessage,
+) -> (HopMessage, Stream) {
     let mut stream = peer.open(relay, HOP).await.unwrap();
     write_protobuf(&mut stream, &question, LIMIT).await.unwrap();
-    let answer = read_protobuf_with_max_size(&mut stream, 4096, LIMIT).await;
+    let answer = read_protobuf_with_max_size(&mut stream, MAX_FRAME, LIMIT).await;
     (answer.unwrap(), stream)
 }
 
 /// Asks for a place.
-pub(crate) async fn reserve(peer: &mut RawPeer, relay: &Relay) -> Hop {
-    let question = Hop {
-        kind: Some(0),
-        ..Hop::default()
-    };
-    ask(peer, relay.id, question).await.0
+pub(crate) async fn reserve(peer: &mut RawPeer, relay: &Relay) -> HopMessage {
+    ask(peer, relay.id, HopMessage::reserve()).await.0
 }
 
 /// Asks for a circuit.
-pub(crate) async fn connect(peer: &mut RawPeer, relay: &Relay, to: PeerId) -> (Hop, Stream) {
-    let question = Hop {
-        kind: Some(1),
-        peer: Some(Peer {
-            id: Some(to.to_bytes()),
-        }),
-        ..Hop::default()
-    };
-    ask(peer, relay.id, question).await
+pub(crate) async fn connect(peer: &mut RawPeer, relay: &Relay, to: PeerId) -> (HopMessage, Stream) {
+    ask(peer, relay.id, HopMessage::connect(to)).await
 }
 
 /// Takes the next circuit, or refuses it.
 pub(crate) async fn take(
     streams: &mut libp2p_stream::IncomingStreams,
     status: i32,
-) -> (Stop, Stream) {
+) -> (StopMessage, Stream) {
     let (_, mut stream) = within(streams.next()).await.unwrap();
-    let asked: Stop = read_protobuf_with_max_size(&mut stream, 4096, LIMIT)
+    let asked: StopMessage = read_protobuf_with_max_size(&mut stream, MAX_FRAME, LIMIT)
         .await
         .unwrap();
-    let answer = Stop {
-        kind: Some(1),
-        status: Some(status),
-        ..Stop::default()
-    };
+    let answer = StopMessage::answer(status);
     write_protobuf(&mut stream, &answer, LIMIT).await.unwrap();
     (asked, stream)
 }
