@@ -147,6 +147,18 @@ pub fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
+/// As which address one counts where the connections of one host are bounded. Of IPv6 that is the
+/// network of 64 bits: whoever has one address of it has all.
+pub fn counted_as(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => IpAddr::V4(ip),
+            None => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+        },
+    }
+}
+
 /// Whether an address is only reachable near by: loopback, private, carrier-grade and link-local
 /// networks (p2p spec, section 2.3).
 pub fn is_private(address: &Multiaddr) -> bool {
@@ -192,6 +204,14 @@ pub fn is_dialable(address: &Multiaddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_one_ipv6_network_count_as_one() {
+        let of = |text: &str| counted_as(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
 
     #[test]
     fn listen_addresses_are_read_as_charon_writes_them() {

@@ -82,7 +82,7 @@ pub enum Refused {
     /// Too many handshakes are under way from one address.
     #[error("{limit} inbound connections from {ip} are pending")]
     TooManyPendingFrom {
-        /// The address.
+        /// The address, as it is [counted](addr::counted_as).
         ip: IpAddr,
         /// The bound.
         limit: usize,
@@ -171,7 +171,7 @@ impl NetworkBehaviour for Behaviour {
         if self.pending.len() >= limit {
             return Err(ConnectionDenied::new(Refused::TooManyPending { limit }));
         }
-        let ip = addr::ip_of(remote);
+        let ip = addr::ip_of(remote).map(addr::counted_as);
         if let Some(ip) = ip {
             let limit = self.config.max_pending_per_ip;
             let count = self.per_ip.entry(ip).or_default();
@@ -254,6 +254,17 @@ mod tests {
 
         gate.release(ConnectionId::new_unchecked(1));
         assert!(knock(&mut gate, 6, &noisy).is_ok());
+    }
+
+    #[test]
+    fn one_network_of_ipv6_cannot_either() {
+        let mut gate = gate(Mode::Open);
+        let from = |text: &str| text.parse().unwrap();
+
+        assert!(knock(&mut gate, 1, &from("/ip6/2001:db8::1/tcp/1")).is_ok());
+        assert!(knock(&mut gate, 2, &from("/ip6/2001:db8::2/tcp/1")).is_ok());
+        assert!(knock(&mut gate, 3, &from("/ip6/2001:db8::3/tcp/1")).is_err());
+        assert!(knock(&mut gate, 4, &from("/ip6/2001:db8:0:1::1/tcp/1")).is_ok());
     }
 
     #[test]

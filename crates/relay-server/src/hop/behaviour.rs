@@ -36,7 +36,7 @@ use tokio::time::{Sleep, sleep_until};
 use super::{
     circuit::{Account, Ended},
     handler::{Handler, In, Opening, Out},
-    ledger::{Circuit, Ledger, Refused, counted_as},
+    ledger::{Circuit, Ledger, Refused},
     wire::{CircuitLimit, Request},
 };
 use crate::{
@@ -240,7 +240,7 @@ impl Behaviour {
             return Err(ConnectionDenied::new(Denied::Draining));
         }
         let limit = self.limits.max_reservations_per_ip.saturating_mul(PER_IP);
-        if let Some(ip) = addr::ip_of(remote).map(counted_as)
+        if let Some(ip) = addr::ip_of(remote).map(addr::counted_as)
             && self.per_ip.get(&ip).copied().unwrap_or_default() >= limit
         {
             return Err(ConnectionDenied::new(Denied::TooManyFrom { ip, limit }));
@@ -261,7 +261,7 @@ impl Behaviour {
         let Some(meter) = self.entering.remove(&connection) else {
             return;
         };
-        let ip = addr::ip_of(remote).map(counted_as);
+        let ip = addr::ip_of(remote).map(addr::counted_as);
         if let Some(ip) = ip {
             *self.per_ip.entry(ip).or_default() += 1;
         }

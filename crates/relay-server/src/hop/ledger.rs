@@ -10,7 +10,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -165,7 +165,7 @@ impl Ledger {
         if self.draining {
             return Err(Refused::Draining);
         }
-        let ip = ip.map(counted_as);
+        let ip = ip.map(pluto_p2p::addr::counted_as);
         let renewal = match self.places.get(&peer) {
             Some(place) => !place.connections.is_empty(),
             None => {
@@ -367,18 +367,6 @@ impl Ledger {
     }
 }
 
-/// As which address one counts. Of IPv6 that is the network of 64 bits: whoever has one address of it
-/// has all.
-pub(crate) fn counted_as(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
-            Some(ip) => IpAddr::V4(ip),
-            None => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -434,14 +422,6 @@ mod tests {
         assert_eq!(ledger.reserve(bob, id(2), ip(1), now), Err(full));
         assert!(ledger.reserve(ann, id(1), ip(1), now).unwrap().renewal);
         assert!(ledger.reserve(bob, id(2), ip(2), now).is_ok());
-    }
-
-    #[test]
-    fn addresses_of_one_ipv6_network_count_as_one() {
-        let of = |text: &str| counted_as(text.parse().unwrap());
-        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
     }
 
     #[test]
