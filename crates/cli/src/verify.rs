@@ -399,7 +399,7 @@ impl<'a> Check<'a> {
         let Ok(threshold) = lock.definition.usable_threshold() else {
             return;
         };
-        let problems = keys::recombine(&self.nodes, lock, threshold as usize);
+        let problems = keys::recombine(&self.nodes, &lock.validators, threshold as usize);
         for (path_in_lock, problem) in problems {
             let file = match problem {
                 Problem::TooFewShares { .. } => parent,

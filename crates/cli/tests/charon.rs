@@ -1,5 +1,5 @@
 //! Files of ours and of a live Charon's, each in the other's hands: what one makes the other combines,
-//! verifies and runs with. Skipped, and saying so, where `CHARON_BIN` names no Charon.
+//! verifies, runs with and holds ceremonies with. Skipped, and saying so, where `CHARON_BIN` names no Charon.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,18 +8,23 @@
 
 use std::{path::Path, process::Command, time::Duration};
 
-use pluto_cluster::LockFile;
+use pluto_cluster::{Definition, LockFile, eip712};
+use pluto_crypto::k1;
 use pluto_eth::{
     keystore::{decrypt_all, directory},
     threads,
 };
-use pluto_interop::{Cluster, Process, binaries};
+use pluto_interop::{Ceremony, Cluster, PlutoRelay, Process, binaries};
+use serde_json::{Value, json};
 
 /// How long a live cluster may take for anything, on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(180);
 const NODES: usize = 4;
 const VALIDATORS: usize = 2;
 const ADDRESS: &str = "0x321DcB529F3945Bc94fecEA9D3BC5CAF35253B94";
+const DEFINITION: &str = "cluster-definition.json";
+/// Of the network that clusters here are on.
+const HOODI_CHAIN: u64 = 560_048;
 
 #[tokio::test]
 async fn charon_combines_clusters_that_we_made() {
@@ -63,6 +68,85 @@ async fn we_combine_and_verify_clusters_that_charon_made() {
             verify(&cluster.node(node));
         }
         println!("what {} made is clean", binary.display());
+    }
+}
+
+/// Nobody signs such a definition: Charon has no need of it, and it is nobody's fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_ceremony_of_charons_leaves_is_clean() {
+    for binary in binaries("what_a_ceremony_of_charons_leaves_is_clean") {
+        let ceremony = Ceremony::create(&binary, NODES, VALIDATORS).await.unwrap();
+        hold(&ceremony).await;
+        println!("{} held a ceremony of its own", binary.display());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn charons_hold_a_ceremony_with_a_definition_that_we_made() {
+    for binary in binaries("charons_hold_a_ceremony_with_a_definition_that_we_made") {
+        for version in formats(&binary) {
+            let ceremony = Ceremony::undefined(&binary, NODES).await.unwrap();
+            let records = ceremony.records().join(",");
+            define(&ceremony, version, "--operator-enrs", &records);
+            hold(&ceremony).await;
+            println!("{} held a ceremony for {version}", binary.display());
+        }
+    }
+}
+
+/// As a launchpad has it: all operators and the creator agree with their wallets.
+#[tokio::test(flavor = "multi_thread")]
+async fn charons_hold_a_ceremony_with_a_definition_of_ours_that_all_signed() {
+    for binary in binaries("charons_hold_a_ceremony_with_a_definition_of_ours_that_all_signed") {
+        for version in formats(&binary) {
+            let ceremony = Ceremony::undefined(&binary, NODES).await.unwrap();
+            let wallets = wallets();
+            define_for(&ceremony, version, &wallets);
+            sign(&ceremony, &wallets, NODES);
+            hold(&ceremony).await;
+            let lock = LockFile::read(ceremony.node(0).join("cluster-lock.json")).unwrap();
+            let definition = Definition::read(ceremony.definition()).unwrap();
+            assert_eq!(lock.definition, definition, "with all signatures");
+            println!("{} held a signed one for {version}", binary.display());
+        }
+    }
+}
+
+/// Charon goes on without a signature if it is told to. That one is missing, and nothing else is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_did_not_sign_is_all_that_is_told_of_its_ceremony() {
+    for binary in binaries("an_operator_that_did_not_sign_is_all_that_is_told_of_its_ceremony") {
+        let version = formats(&binary).pop().unwrap();
+        let ceremony = Ceremony::undefined(&binary, NODES).await.unwrap();
+        let wallets = wallets();
+        define_for(&ceremony, version, &wallets);
+        sign(&ceremony, &wallets, NODES - 1);
+        run(&ceremony, &["--no-verify"]).await;
+
+        let places = ["config_signature", "enr_signature"].map(|key| format!("operators[3].{key}"));
+        let told = |path: &Path, file: &Path, parent: &str| {
+            let report = report(path);
+            assert_eq!(report["ok"], false);
+            let of_file = report["findings"].as_array().unwrap().iter();
+            let of_file = of_file.filter(|it| it["file"] == file.to_str().unwrap());
+            let of_file: Vec<_> = of_file.map(|it| (&it["path"], &it["rule"])).collect();
+            let expected = places.each_ref().map(|place| format!("{parent}{place}"));
+            let expected = expected.map(|place| (json!(place), json!("signature-missing")));
+            assert_eq!(
+                of_file,
+                expected.each_ref().map(|(place, rule)| (place, rule))
+            );
+            report["findings"].as_array().unwrap().len()
+        };
+        let definition = ceremony.definition();
+        assert_eq!(told(&definition, &definition, ""), 2);
+        for node in 0..NODES {
+            let node = ceremony.node(node);
+            let lock = node.join("cluster-lock.json");
+            assert_eq!(told(&node, &lock, "cluster_definition."), 4);
+            assert_eq!(told(&node, &node.join(DEFINITION), ""), 4);
+        }
+        println!("{} held one that was not signed by all", binary.display());
     }
 }
 
@@ -120,6 +204,117 @@ fn make(dir: &Path, version: &str) {
         &format!("--fee-recipient-addresses={ADDRESS}"),
         &format!("--cluster-dir={}", dir.display()),
     ]);
+}
+
+/// Makes the definition of a ceremony; its operators are given by a flag.
+fn define(ceremony: &Ceremony, version: &str, flag: &str, operators: &str) {
+    pluto(&[
+        "create",
+        "dkg",
+        "--name=interop",
+        "--network=hoodi",
+        "--charon-version",
+        version,
+        flag,
+        operators,
+        &format!("--num-validators={VALIDATORS}"),
+        &format!("--withdrawal-addresses={ADDRESS}"),
+        &format!("--fee-recipient-addresses={ADDRESS}"),
+        &format!("--output-dir={}", ceremony.dir().display()),
+    ]);
+}
+
+/// One for each operator, and the creator's.
+fn wallets() -> Vec<k1::SecretKey> {
+    (0..=NODES).map(|_| k1::SecretKey::generate()).collect()
+}
+
+/// Makes the definition of a ceremony that operators are to join with their wallets.
+fn define_for(ceremony: &Ceremony, version: &str, wallets: &[k1::SecretKey]) {
+    let addresses: Vec<_> = wallets[..NODES].iter().map(address).collect();
+    define(
+        ceremony,
+        version,
+        "--operator-addresses",
+        &addresses.join(","),
+    );
+}
+
+/// All operators join, and the first of them and the creator agree.
+fn sign(ceremony: &Ceremony, wallets: &[k1::SecretKey], signers: usize) {
+    let path = ceremony.definition();
+    let mut definition = Definition::read(&path).unwrap();
+    definition.creator.address = address(&wallets[NODES]);
+    definition.config_hash = definition.compute_config_hash().unwrap().to_vec();
+    let hash = &definition.config_hash;
+    let digest = eip712::creator_config_digest(hash, HOODI_CHAIN);
+    definition.creator.config_signature = wallets[NODES].sign(&digest).to_vec();
+    for (index, operator) in definition.operators.iter_mut().enumerate() {
+        operator.enr.clone_from(&ceremony.records()[index]);
+        if index >= signers {
+            continue;
+        }
+        let digest = eip712::operator_config_digest(definition.version, hash, HOODI_CHAIN);
+        operator.config_signature = wallets[index].sign(&digest).to_vec();
+        let digest = eip712::enr_digest(&operator.enr, HOODI_CHAIN);
+        operator.enr_signature = wallets[index].sign(&digest).to_vec();
+    }
+    definition.update_hashes().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    definition.create_file(&path).unwrap();
+}
+
+fn address(wallet: &k1::SecretKey) -> String {
+    let address = pluto_eth::address::Address(wallet.public_key().address());
+    address.to_string()
+}
+
+/// Has four Charons hold a ceremony through a relay of ours.
+async fn run(ceremony: &Ceremony, flags: &[&str]) {
+    for node in 0..NODES {
+        // Where Charon looks for it if it is not told, and leaves it.
+        let copy = ceremony.node(node).join(DEFINITION);
+        std::fs::copy(ceremony.definition(), copy).unwrap();
+    }
+    let relay = PlutoRelay::start().await;
+    let mut charons = Vec::new();
+    for node in 0..NODES {
+        charons.push(ceremony.run_through(node, &relay.url, flags).unwrap());
+    }
+    for charon in charons {
+        charon.ended(LIMIT).await.unwrap();
+    }
+    relay.stop().await;
+}
+
+/// As [`run`]. There is nothing to say about the definition before, nor after it about what each node
+/// has, nor about all together.
+async fn hold(ceremony: &Ceremony) {
+    assert_eq!(findings(&ceremony.definition()), json!([]));
+    run(ceremony, &[]).await;
+    for node in 0..NODES {
+        assert_eq!(findings(&ceremony.node(node)), json!([]));
+    }
+    assert_eq!(findings(ceremony.dir()), json!([]));
+    let keys = ceremony.dir().join("keys");
+    combine(ceremony.dir(), &keys);
+    let lock = ceremony.node(0).join("cluster-lock.json");
+    assert_eq!(recovered(&keys), expected(&lock));
+}
+
+fn findings(path: &Path) -> Value {
+    let mut report = report(path);
+    assert_eq!(report["ok"], true, "{report}");
+    report["findings"].take()
+}
+
+fn report(path: &Path) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pluto"));
+    command.args(["verify", "--json", "--strict"]).arg(path);
+    let output = command.env_remove("RUST_LOG").output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], output.status.success(), "{report}");
+    report
 }
 
 fn combine(cluster: &Path, out: &Path) {

@@ -132,8 +132,45 @@ fn a_damaged_lock_is_the_only_file_that_is_blamed() {
                 "{place} {rule}: {report:#?}"
             );
             report.blames_only(&[&path]);
+            // Who signed a lock says nothing about what is in it; another node's is right.
+            let is_signed_only = place.starts_with("signature") || place.starts_with("node_sig");
+            let is_compared = is_signed_only || dir == copy.root();
+            let not_compared = report.has("unchecked", &path, "", "lock-wrong");
+            assert_eq!(!not_compared, is_compared, "{place}: {report:#?}");
         }
     }
+}
+
+#[test]
+fn a_lock_that_an_operator_did_not_sign_is_still_what_the_rest_is_compared_with() {
+    let Some(vectors) = vectors() else { return };
+    let copy = Copy::of(&vectors, CLUSTERS[2]);
+    let (mut lock, _) = copy.open();
+    lock.definition.operators[3].address = Address([7; 20]).to_string();
+    lock.definition.config_hash = lock.definition.compute_config_hash().unwrap().to_vec();
+    copy.sign(&mut lock);
+    let node = copy.root().join("node0");
+    let path = copy.node(0, "cluster-lock.json");
+    fs::write(&path, lock.to_json().unwrap()).unwrap();
+    change_deposits(&node, |entries| drop(entries.pop()));
+
+    let report = verify(&node, &[]);
+
+    let place = "cluster_definition.operators[3].config_signature";
+    assert!(
+        report.has("error", &path, place, "signature-missing"),
+        "{report:#?}"
+    );
+    let deposits = node.join(DEPOSITS);
+    assert!(
+        report.has("error", &deposits, "", "deposit-missing"),
+        "{report:#?}"
+    );
+    assert!(
+        !report.of("unchecked").contains(&"lock-wrong"),
+        "{report:#?}"
+    );
+    report.blames_only(&[&path, &deposits]);
 }
 
 #[test]
@@ -346,6 +383,404 @@ fn deposits_of_a_thief_are_told_although_they_are_validly_signed() {
     report.blames_only(&[&path]);
 }
 
+/// What is wrong with one node's directory, told with its place.
+struct Told {
+    severity: &'static str,
+    file: &'static str,
+    path: &'static str,
+    rule: &'static str,
+}
+
+const fn told(
+    severity: &'static str,
+    file: &'static str,
+    path: &'static str,
+    rule: &'static str,
+) -> Told {
+    Told {
+        severity,
+        file,
+        path,
+        rule,
+    }
+}
+
+#[test]
+fn every_fault_of_a_node_is_told_at_its_place_and_nothing_else_is() {
+    type Damage = fn(&Path);
+    let cases: [(Damage, &[Told]); 13] = [
+        (|_| (), &[]),
+        (
+            |node| copy_keystore(node, "keystore-1", node, "keystore-2"),
+            &[told(
+                "error",
+                "validator_keys/keystore-2.json",
+                "",
+                "keystore-name",
+            )],
+        ),
+        (
+            |node| copy_keystore(node, "keystore-1", node, "keystore-insecure-1"),
+            &[told(
+                "error",
+                "validator_keys/keystore-insecure-1.json",
+                "",
+                "keystore-name",
+            )],
+        ),
+        (
+            |node| copy_keystore(node, "keystore-1", node, "keystore-old"),
+            &[told(
+                "warning",
+                "validator_keys/keystore-old.json",
+                "",
+                "keystore-name",
+            )],
+        ),
+        // One keystore alone says nothing about the others.
+        (
+            |node| {
+                fs::remove_file(node.join("validator_keys/keystore-1.json")).unwrap();
+                copy_keystore(
+                    &node.with_file_name("node2"),
+                    "keystore-0",
+                    node,
+                    "keystore-0",
+                );
+            },
+            &[
+                told(
+                    "error",
+                    "validator_keys/keystore-1.json",
+                    "",
+                    "keystore-missing",
+                ),
+                told(
+                    "error",
+                    "validator_keys/keystore-0.json",
+                    "pubkey",
+                    "keystore-share",
+                ),
+            ],
+        ),
+        (
+            |node| {
+                for name in ["notes.txt", ".notes", "charon-enr-private-key.lock"] {
+                    fs::write(node.join(name), "mine").unwrap();
+                }
+            },
+            &[told("note", "notes.txt", "", "foreign-file")],
+        ),
+        (
+            |node| {
+                let of_another = "cluster-definition.json";
+                let other = vectors().unwrap().join(CLUSTERS[1]).join(of_another);
+                fs::write(node.join(of_another), fs::read(other).unwrap()).unwrap();
+            },
+            &[told(
+                "warning",
+                "cluster-definition.json",
+                "config_hash",
+                "definition",
+            )],
+        ),
+        (
+            |node| change_deposits(node, |entries| entries[1].network_name = "mainnet".into()),
+            &[told(
+                "error",
+                DEPOSITS,
+                "[1].network_name",
+                "deposit-network",
+            )],
+        ),
+        (
+            |node| change_deposits(node, |entries| entries[1] = entries[0].clone()),
+            &[
+                told("error", DEPOSITS, "[1].pubkey", "deposit-twice"),
+                told("error", DEPOSITS, "", "deposit-missing"),
+            ],
+        ),
+        (
+            |node| change_deposits(node, |entries| drop(entries.pop())),
+            &[told("error", DEPOSITS, "", "deposit-missing")],
+        ),
+        (
+            |node| {
+                change_deposits(node, |entries| {
+                    let stranger = bls::SecretKey::generate();
+                    let message = Message {
+                        public_key: stranger.public_key().to_bytes(),
+                        ..entries[1].deposit.message
+                    };
+                    let deposit = message.sign(&stranger, Network::HOODI.genesis_version());
+                    entries.push(file::Entry::new(deposit, &Network::HOODI));
+                });
+            },
+            &[told("error", DEPOSITS, "[2].pubkey", "deposit-validator")],
+        ),
+        (
+            |node| fs::remove_file(node.join(DEPOSITS)).unwrap(),
+            &[told("warning", DEPOSITS, "", "deposit-missing")],
+        ),
+        (
+            |node| fs::rename(node.join(DEPOSITS), node.join("deposit-data-7eth.json")).unwrap(),
+            &[
+                told(
+                    "error",
+                    "deposit-data-7eth.json",
+                    "[0].amount",
+                    "deposit-amounts",
+                ),
+                told(
+                    "error",
+                    "deposit-data-7eth.json",
+                    "[1].amount",
+                    "deposit-amounts",
+                ),
+                told("warning", DEPOSITS, "", "deposit-missing"),
+            ],
+        ),
+    ];
+    let Some(vectors) = vectors() else { return };
+    for (at, (damage, expected)) in cases.into_iter().enumerate() {
+        let copy = Copy::of(&vectors, CLUSTERS[2]);
+        let node = copy.root().join("node0");
+        protect_secrets(&node);
+        damage(&node);
+
+        let report = verify(&node, &[]);
+
+        for it in expected {
+            let file = node.join(it.file);
+            assert!(
+                report.has(it.severity, &file, it.path, it.rule),
+                "{at} {}: {report:#?}",
+                it.file
+            );
+        }
+        assert_eq!(report.findings.len(), expected.len(), "{at}: {report:#?}");
+    }
+}
+
+const DEPOSITS: &str = "deposit-data.json";
+
+/// With the modes that they should have; [`Copy`] has others.
+fn protect_secrets(node: &Path) {
+    let keys = node.join("validator_keys");
+    let keys = fs::read_dir(keys).unwrap().map(|it| it.unwrap().path());
+    let passwords = keys.filter(|it| it.extension().is_some_and(|it| it == "txt"));
+    for path in passwords.chain([node.join(keyfile::FILE_NAME)]) {
+        set_mode(&path, 0o600);
+    }
+}
+
+#[cfg_attr(not(unix), expect(unused_variables, reason = "no modes there"))]
+fn set_mode(path: &Path, mode: u32) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+fn copy_keystore(from: &Path, name: &str, to: &Path, new: &str) {
+    for extension in ["json", "txt"] {
+        let file = |dir: &Path, name| dir.join(format!("validator_keys/{name}.{extension}"));
+        let content = fs::read(file(from, name)).unwrap();
+        fs::write(file(to, new), content).unwrap();
+        if extension == "txt" {
+            set_mode(&file(to, new), 0o600);
+        }
+    }
+}
+
+fn change_deposits(node: &Path, change: impl FnOnce(&mut Vec<file::Entry>)) {
+    let path = node.join(DEPOSITS);
+    let mut entries = file::read(&path).unwrap();
+    change(&mut entries);
+    write_entries(&path, &entries);
+}
+
+#[cfg(unix)]
+#[test]
+fn secrets_that_a_group_may_read_are_noted() {
+    let Some(vectors) = vectors() else { return };
+    let copy = Copy::of(&vectors, CLUSTERS[2]);
+    let node = copy.root().join("node0");
+    let keys = node.join("validator_keys");
+    for (secret, file) in [
+        (
+            copy.node(0, keyfile::FILE_NAME),
+            copy.node(0, keyfile::FILE_NAME),
+        ),
+        (keys.join("keystore-1.txt"), keys),
+    ] {
+        protect_secrets(&node);
+        set_mode(&secret, 0o640);
+        let report = verify(&node, &[]);
+        assert!(
+            report.ok && report.has("note", &file, "", "file-mode"),
+            "{report:?}"
+        );
+        assert_eq!(report.findings.len(), 1, "{report:?}");
+    }
+}
+
+#[test]
+fn two_of_three_keystores_of_another_node_are_blamed_and_not_the_directory() {
+    let Some(vectors) = vectors() else { return };
+    let copy = Copy::of(&vectors, CLUSTERS[0]);
+    let (node, other) = (copy.root().join("node0"), copy.root().join("node2"));
+    copy_keystore(&other, "keystore-0", &node, "keystore-0");
+    copy_keystore(&other, "keystore-2", &node, "keystore-2");
+    let paths = [0, 2].map(|at| node.join(format!("validator_keys/keystore-{at}.json")));
+
+    let report = verify(&node, &[]);
+
+    for path in &paths {
+        assert!(
+            report.has("error", path, "pubkey", "keystore-share"),
+            "{report:?}"
+        );
+    }
+    report.blames_only(&[&paths[0], &paths[1]]);
+}
+
+#[test]
+fn before_the_ceremony_the_definition_says_whose_node_it_is() {
+    let Some(vectors) = vectors() else { return };
+    let copy = Copy::of(&vectors, CLUSTERS[2]);
+    let node = copy.root().join("node2");
+    let key = node.join(keyfile::FILE_NAME);
+    let secret = fs::read(&key).unwrap();
+    fs::remove_dir_all(&node).unwrap();
+    fs::create_dir(&node).unwrap();
+    let definition = copy.root().join("cluster-definition.json");
+    fs::copy(definition, node.join("cluster-definition.json")).unwrap();
+
+    fs::write(&key, secret).unwrap();
+    let report = verify(&node, &[]);
+    assert!(report.ok, "{report:?}");
+    assert_eq!(report.summary["nodes"][0]["operator"], 2);
+
+    fs::remove_file(&key).unwrap();
+    keyfile::store(&key, &k1::SecretKey::generate()).unwrap();
+    let report = verify(&node, &[]);
+    assert!(report.has("error", &key, "", "identity"), "{report:?}");
+    report.blames_only(&[&key]);
+}
+
+#[test]
+fn nodes_that_are_elsewhere_are_noted_and_those_here_stand_in_order() {
+    let Some(vectors) = vectors() else { return };
+    let copy = Copy::of(&vectors, CLUSTERS[2]);
+    let root = copy.root();
+    fs::rename(root.join("node3"), root.join("node10")).unwrap();
+    let report = verify(root, &[]);
+    let nodes = report.summary["nodes"].as_array().unwrap().iter();
+    let order: Vec<_> = nodes.map(|it| it["operator"].as_u64().unwrap()).collect();
+    assert_eq!(order, [0, 1, 2, 3]);
+    assert!(!report.of("note").contains(&"node-missing"), "{report:?}");
+
+    // Three make the keys, two do not.
+    fs::remove_dir_all(root.join("node0")).unwrap();
+    let report = verify(root, &["--strict"]);
+    assert!(
+        report.ok && report.has("note", root, "", "node-missing"),
+        "{report:?}"
+    );
+    assert!(!report.of("note").contains(&"recombination"), "{report:?}");
+    fs::remove_dir_all(root.join("node1")).unwrap();
+    let report = verify(root, &["--strict"]);
+    assert!(
+        report.ok && report.has("note", root, "", "recombination"),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn locks_of_one_cluster_that_are_not_equal_are_told() {
+    let Some(vectors) = vectors() else { return };
+    let copy = Copy::of(&vectors, CLUSTERS[2]);
+    let path = copy.node(2, "cluster-lock.json");
+    let mut lock = LockFile::read(&path).unwrap();
+    // As wallets write the recovery id: the same signature, with other bytes.
+    lock.node_signatures[0][64] += 27;
+    fs::write(&path, lock.to_json().unwrap()).unwrap();
+
+    let report = verify(copy.root(), &[]);
+
+    assert!(report.has("error", &path, "", "lock-differs"), "{report:?}");
+    assert_eq!(report.of("error").len(), 1, "{report:?}");
+}
+
+#[test]
+fn a_directory_of_more_nodes_than_clusters_have_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for node in 0..=512 {
+        let node = dir.path().join(format!("node{node}"));
+        fs::create_dir(&node).unwrap();
+        fs::write(node.join(keyfile::FILE_NAME), "").unwrap();
+    }
+    let output = pluto(dir.path(), &[]);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        stderr.contains("more than 512 node directories"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn overrides_that_count_for_nothing_or_are_for_nobody_are_told() {
+    let Some(vectors) = vectors() else { return };
+    let copy = Copy::of(&vectors, CLUSTERS[2]);
+    let (lock, keys) = copy.open();
+    let node = copy.root().join("node0");
+    let path = node.join(registration::OVERRIDES_FILE_NAME);
+    let it = &lock.validators[0].registration;
+    let registered = registration::Message {
+        fee_recipient: Address(it.fee_recipient[..].try_into().unwrap()),
+        gas_limit: it.gas_limit.try_into().unwrap(),
+        timestamp: it.timestamp.try_into().unwrap(),
+        public_key: keys[0].public_key().to_bytes(),
+    };
+    let version = Network::HOODI.genesis_version();
+    let told = |registration: registration::Registration| {
+        registration::write_overrides(&path, &[registration]).unwrap();
+        let findings = verify(&node, &[]).findings.into_iter();
+        let of_file = findings.filter(|it| it["file"] == path.to_str().unwrap());
+        let told: Vec<_> = of_file
+            .map(|mut it| (it["severity"].take(), it["path"].take()))
+            .collect();
+        told
+    };
+
+    assert_eq!(
+        told(registered.sign(&keys[0], version)),
+        [("note".into(), "[0].v1.message.timestamp".into())]
+    );
+    let later = registration::Message {
+        timestamp: registered.timestamp + 1,
+        ..registered
+    };
+    assert_eq!(told(later.sign(&keys[0], version)), []);
+    let stranger = bls::SecretKey::generate();
+    let of_stranger = registration::Message {
+        public_key: stranger.public_key().to_bytes(),
+        ..later
+    };
+    assert_eq!(
+        told(of_stranger.sign(&stranger, version)),
+        [("error".into(), "[0].v1.message.pubkey".into())]
+    );
+
+    let long = fs::File::create(&path).unwrap();
+    long.set_len(registration::MAX_OVERRIDES_BYTES as u64 + 1)
+        .unwrap();
+    let report = verify(&node, &[]);
+    assert!(report.has("error", &path, "", "file-size"), "{report:?}");
+}
+
 #[test]
 fn a_registration_for_another_fee_recipient_is_told_although_it_is_validly_signed() {
     let Some(vectors) = vectors() else { return };
@@ -513,6 +948,12 @@ fn verify(path: &Path, args: &[&str]) -> Report {
             assert_ne!(finding[key].as_str().unwrap(), "", "{finding}");
         }
     }
+    let ranks = ["note", "unchecked", "warning", "error"];
+    let rank = |it: &Value| ranks.iter().position(|rank| it["severity"] == *rank);
+    assert!(
+        findings.is_sorted_by_key(|it| std::cmp::Reverse(rank(it).unwrap())),
+        "the worst first: {findings:#?}"
+    );
     Report {
         ok,
         kind: report["kind"].as_str().unwrap().to_owned(),
@@ -572,6 +1013,23 @@ impl Copy {
 
     fn put(&self, file: &str, content: &[u8]) {
         fs::write(self.root().join(file), content).unwrap();
+    }
+
+    /// Has all shares and all nodes sign a lock that was changed.
+    fn sign(&self, lock: &mut LockFile) {
+        lock.update_hashes().unwrap();
+        let hash: [u8; 32] = lock.lock_hash[..].try_into().unwrap();
+        let mut signatures = Vec::new();
+        for node in 0..lock.definition.operators.len() {
+            let listed = directory::list_sequential(self.node(node, "validator_keys")).unwrap();
+            let sealed: Vec<_> = listed.iter().map(|it| it.load().unwrap()).collect();
+            let shares = decrypt_all(&sealed, threads(), |_| ()).into_iter();
+            signatures.extend(shares.map(|it| it.unwrap().sign(&hash)));
+            let key = keyfile::load(self.node(node, keyfile::FILE_NAME)).unwrap();
+            lock.node_signatures[node] = key.sign(&hash).to_vec();
+        }
+        let aggregate = bls::aggregate(&signatures).unwrap();
+        lock.signature_aggregate = aggregate.to_bytes().to_vec();
     }
 
     /// The lock, and the whole keys of its validators.

@@ -7,9 +7,10 @@ mod common;
 
 use common::cluster;
 use pluto_cluster::{
-    Definition, FieldError, Finding, LockFile, ParseProblem, Severity, Verifier, Version,
-    verify::has_errors,
+    Definition, FieldError, Finding, LockFile, MembersError, OperatorEntry, ParseProblem, Severity,
+    Verifier, Version, verify::has_errors,
 };
+use pluto_crypto::{enr::Enr, k1::SecretKey};
 use serde_json::{Value, json};
 
 /// Versions that together have every field in every encoding.
@@ -283,6 +284,8 @@ fn deposit_amounts_are_judged_on_reading() {
         ("v1.8.0", json!([]), false, true),
         ("v1.8.0", json!(null), false, true),
         ("v1.8.0", json!([null]), false, false),
+        ("v1.8.0", json!(["32000000000"]), false, true),
+        ("v1.8.0", json!(["+32000000000"]), false, false),
         ("v1.8.0", json!([32_000_000_000_u64]), false, false),
         ("v1.7.0", json!(["1"]), false, true),
         ("v1.11.0", json!(vec!["32000000000"; 256]), false, true),
@@ -349,6 +352,32 @@ fn what_charon_tolerates_is_tolerated() {
         assert_eq!(read.is_ok(), accepted, "{file}: {read:?}");
         // Verifying what was read ends, and does not panic.
         let _ = read.map(|it| Verifier::new().definition(&it));
+    }
+}
+
+#[test]
+fn a_cluster_has_1_to_256_members() {
+    let mut definition = cluster::definition(Version::V1_11, 3, 1);
+    definition.operators = (0..257).map(|_| operator()).collect();
+    let mut count = |operators: usize| {
+        definition.operators.truncate(operators);
+        definition.members().map(|members| members.len())
+    };
+    let refused = |count| Err(MembersError::OperatorCount { count });
+    for (operators, expected) in [
+        (257, refused(257)),
+        (256, Ok(256)),
+        (1, Ok(1)),
+        (0, refused(0)),
+    ] {
+        assert_eq!(format!("{:?}", count(operators)), format!("{expected:?}"));
+    }
+}
+
+fn operator() -> OperatorEntry {
+    OperatorEntry {
+        enr: Enr::for_key(&SecretKey::generate()).text().to_owned(),
+        ..OperatorEntry::default()
     }
 }
 

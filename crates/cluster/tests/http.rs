@@ -128,6 +128,43 @@ fn a_client_that_is_silent_or_away_is_waited_for_once() {
 }
 
 #[test]
+fn a_client_that_refuses_one_question_by_its_status_is_asked_the_next() {
+    let busy = Server::start(Answer::Body(503, b"{}".to_vec()));
+    let client = client(&busy);
+    for _ in 0..3 {
+        client.accepts(&WALLET, &DIGEST, &SIGNATURE).unwrap_err();
+    }
+    assert_eq!(busy.asked(), 3);
+}
+
+#[test]
+fn a_definition_may_be_elsewhere_and_an_execution_client_may_not() {
+    let definition = cluster::definition(Version::V1_11, 4, 1);
+    let there = Server::start(Answer::Body(200, definition.to_json().unwrap()));
+    let here = Server::start(Answer::Elsewhere(there.url.clone()));
+    assert_eq!(fetch_definition(&here.url).unwrap(), definition);
+
+    // Five steps are taken, and six are not.
+    let mut url = there.url.clone();
+    let mut steps = Vec::new();
+    for _ in 0..6 {
+        let step = Server::start(Answer::Elsewhere(url));
+        url = step.url.clone();
+        steps.push(step);
+    }
+    assert!(matches!(
+        fetch_definition(&url),
+        Err(FetchError::Http { .. })
+    ));
+    assert_eq!(fetch_definition(&steps[4].url).unwrap(), definition);
+
+    let yes = Server::start(result(&word("1626ba7e")));
+    let moved = Server::start(Answer::Elsewhere(yes.url.clone()));
+    assert!(matches!(ask(&moved), Err(RpcError::Garbage { .. })));
+    assert_eq!(yes.asked(), 0, "who answers there was not chosen");
+}
+
+#[test]
 fn only_http_addresses_with_a_host_are_taken() {
     for wrong in [
         "",

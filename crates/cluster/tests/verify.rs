@@ -8,7 +8,7 @@ use std::{cell::RefCell, fs};
 
 use common::{cluster, entries, find, name, vectors};
 use pluto_cluster::{
-    Definition, Finding, LockFile, Severity, Verifier, Version, eip712,
+    Addresses, Definition, Finding, LockFile, Severity, Verifier, Version, eip712,
     verify::{ContractWallets, WalletError, has_errors},
 };
 use pluto_crypto::bls;
@@ -509,6 +509,30 @@ fn every_way_to_spoil_a_lock_is_an_error_at_its_place() {
         )],
     );
     resigned(
+        "a registration without a gas limit",
+        &|it| it.validators[1].registration.gas_limit = 0,
+        &[
+            (
+                "distributed_validators[1].builder_registration.message.gas_limit",
+                "registration",
+            ),
+            (
+                "distributed_validators[1].builder_registration.signature",
+                "registration",
+            ),
+        ],
+    );
+    resigned(
+        "no validator at all",
+        &|it| {
+            it.validators.clear();
+            it.definition.num_validators = 0;
+            it.definition.addresses = Addresses::Each(Vec::new());
+            resign(&mut it.definition);
+        },
+        &[("distributed_validators", "validator-count")],
+    );
+    resigned(
         "no registration",
         &|it| it.validators[0].registration = Default::default(),
         &[(
@@ -516,6 +540,70 @@ fn every_way_to_spoil_a_lock_is_an_error_at_its_place() {
             "registration",
         )],
     );
+}
+
+#[test]
+fn what_was_changed_after_it_was_signed_is_blamed_and_no_signature_is() {
+    let (mut lock, _) = cluster::lock(Version::V1_11, 4, 1);
+    lock.definition.name.push('x');
+    let findings = Verifier::new().lock(&lock);
+    let paths: Vec<_> = findings.iter().map(|it| &*it.path).collect();
+    assert_eq!(
+        paths,
+        [
+            "cluster_definition.config_hash",
+            "cluster_definition.definition_hash",
+            "lock_hash"
+        ]
+    );
+}
+
+#[test]
+fn a_value_of_the_definition_that_has_no_hash_is_told_as_often_as_in_the_definition_alone() {
+    let (mut lock, _) = cluster::lock(Version::V1_11, 4, 1);
+    lock.definition.operators[3].address = "zz".repeat(21);
+    let count = |findings: Vec<Finding>| {
+        let of_address = |it: &&Finding| it.path.ends_with("operators[3].address");
+        findings.iter().filter(of_address).count()
+    };
+    let alone = count(Verifier::new().definition(&lock.definition));
+    assert!(alone > 0);
+    assert_eq!(count(Verifier::new().lock(&lock)), alone);
+}
+
+#[test]
+fn a_registration_that_shows_another_validator_is_a_warning() {
+    let (mut lock, shares) = cluster::lock(Version::V1_11, 3, 2);
+    lock.validators[0].registration.pubkey = lock.validators[1].pubkey.clone();
+    cluster::sign(&mut lock, &shares);
+
+    let findings = Verifier::new().lock(&lock);
+
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    let path = "distributed_validators[0].builder_registration.message.pubkey";
+    assert!(has(&findings, path, "registration"), "{findings:?}");
+    assert_eq!(findings[0].severity(), Severity::Warning);
+}
+
+#[test]
+fn contract_wallets_have_up_to_32_owners() {
+    struct Yes;
+    impl ContractWallets for Yes {
+        fn accepts(&self, _: &Address, _: &[u8; 32], _: &[u8]) -> Result<bool, WalletError> {
+            Ok(true)
+        }
+    }
+    let judge = |owners: usize| {
+        let mut definition = cluster::definition(Version::V1_11, 3, 1);
+        let signature = &mut definition.operators[1].config_signature;
+        *signature = signature.repeat(owners);
+        // Too many have no hash.
+        let _ = definition.update_hashes();
+        Verifier::new().with_wallets(&Yes).definition(&definition)
+    };
+    assert!(judge(32).is_empty(), "{:?}", judge(32));
+    let path = "operators[1].config_signature";
+    assert!(has(&judge(33), path, "signature-length"));
 }
 
 #[test]

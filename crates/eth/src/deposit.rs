@@ -402,9 +402,13 @@ mod tests {
             assert_eq!(credentials.to_string(), text);
             assert_eq!(credentials.parts(), Some((kind, address)));
         }
-        let mut odd = WithdrawalCredentials::new(CredentialsKind::Execution, address);
-        odd.0[11] = 1;
-        assert_eq!(odd.parts(), None);
+        for kind in [CredentialsKind::Execution, CredentialsKind::Compounding] {
+            for at in [1, 11] {
+                let mut odd = WithdrawalCredentials::new(kind, address);
+                odd.0[at] = 1;
+                assert_eq!(odd.parts(), None, "{kind:?} {at}");
+            }
+        }
         assert_eq!(WithdrawalCredentials([0; 32]).parts(), None);
     }
 

@@ -552,6 +552,34 @@ fn deposits_that_would_lose_money_are_not_written() {
 }
 
 #[test]
+fn up_to_256_amounts_are_written_and_each_validator_once_in_each() {
+    let files = |amounts: usize| {
+        let deposits: Vec<_> = (0..amounts).map(|at| unsigned(at as u64)).collect();
+        file::Files::of_verified(&Network::HOODI, &deposits)
+    };
+    assert!(files(file::MAX_FILES).is_ok());
+    assert!(matches!(
+        files(file::MAX_FILES + 1),
+        Err(file::Error::TooManyAmounts)
+    ));
+    assert!(matches!(
+        file::Files::of_verified(&Network::HOODI, &[unsigned(1), unsigned(1)]),
+        Err(file::Error::Duplicate { .. })
+    ));
+}
+
+/// For what does not look at signatures.
+fn unsigned(amount: u64) -> Deposit {
+    let mut deposit = Deposit {
+        signature: [0; 96],
+        ..deposit(32)
+    };
+    deposit.message.amount = Gwei(amount);
+    deposit.message.public_key = [7; 48];
+    deposit
+}
+
+#[test]
 fn everything_wrong_with_deposits_is_told_with_its_place() {
     let entries: Vec<_> = (0..6)
         .map(|_| Entry::new(deposit(32), &Network::HOODI))

@@ -112,18 +112,23 @@ fn wrong_password_is_told_apart_from_a_wrong_key() {
 
     let other = "80e78f779d6976d398de2d490a7ffb47a147161bb2f6ece3bff5b8dfe24f46b8\
                  35eb56fa6579af6380b0813b8fad02df";
+    let mut last_digit = EIP_PUBLIC_KEY.to_owned();
+    let last = last_digit.pop();
+    last_digit.push(if last == Some('0') { '1' } else { '0' });
     let mut value = eip_pbkdf2();
-    value["pubkey"] = json!(other);
-    assert_eq!(
-        parse(&value)
-            .unwrap()
-            .decrypt(&Password::from(EIP_PASSWORD))
-            .err(),
-        Some(DecryptError::OtherKey {
-            stated: other.to_owned(),
-            actual: EIP_PUBLIC_KEY.to_owned(),
-        })
-    );
+    for stated in [other, &last_digit] {
+        value["pubkey"] = json!(stated);
+        assert_eq!(
+            parse(&value)
+                .unwrap()
+                .decrypt(&Password::from(EIP_PASSWORD))
+                .err(),
+            Some(DecryptError::OtherKey {
+                stated: stated.to_owned(),
+                actual: EIP_PUBLIC_KEY.to_owned(),
+            })
+        );
+    }
 
     // Without a public key there is nothing to compare with.
     value["pubkey"] = json!("");

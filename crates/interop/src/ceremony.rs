@@ -1,4 +1,4 @@
-//! A key ceremony that Charon prepared, and those of its operators that Charon runs.
+//! A key ceremony whose operators Charon prepared, and those of them that Charon runs.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     cluster::{Advertises, COMMAND, ClusterError, ETHEREUM_ADDRESS, LOOK, Relay, ports},
-    process::Process,
+    process::{Process, ProcessError},
 };
 
 /// The files of a ceremony, in a folder that goes with it.
@@ -19,6 +19,7 @@ use crate::{
 pub struct Ceremony {
     binary: PathBuf,
     dir: TempDir,
+    records: Vec<String>,
 }
 
 /// An operator that Charon runs.
@@ -36,11 +37,30 @@ impl Ceremony {
         operators: usize,
         validators: usize,
     ) -> Result<Self, ClusterError> {
-        let ceremony = Self {
+        let ceremony = Self::undefined(binary, operators).await?;
+        let args = [
+            "create",
+            "dkg",
+            "--name=interop",
+            "--network=hoodi",
+            &format!("--num-validators={validators}"),
+            &format!("--operator-enrs={}", ceremony.records.join(",")),
+            &format!("--withdrawal-addresses={ETHEREUM_ADDRESS}"),
+            &format!("--fee-recipient-addresses={ETHEREUM_ADDRESS}"),
+            &format!("--output-dir={}", ceremony.dir().display()),
+        ]
+        .map(str::to_owned);
+        ceremony.finish(&args, "create.log").await?;
+        Ok(ceremony)
+    }
+
+    /// Has a Charon make the operators' keys. The definition is to be put into [`dir`](Self::dir).
+    pub async fn undefined(binary: &Path, operators: usize) -> Result<Self, ClusterError> {
+        let mut ceremony = Self {
             binary: binary.to_owned(),
             dir: tempfile::tempdir()?,
+            records: Vec::with_capacity(operators),
         };
-        let mut records = Vec::with_capacity(operators);
         for index in 0..operators {
             let data = format!("--data-dir={}", ceremony.node(index).display());
             let args = ["create", "enr", &data].map(str::to_owned);
@@ -48,27 +68,24 @@ impl Ceremony {
             let record = printed
                 .split_whitespace()
                 .find(|word| word.starts_with("enr:"));
-            records.extend(record.map(str::to_owned));
+            ceremony.records.extend(record.map(str::to_owned));
         }
-        let args = [
-            "create",
-            "dkg",
-            "--name=interop",
-            "--network=hoodi",
-            &format!("--num-validators={validators}"),
-            &format!("--operator-enrs={}", records.join(",")),
-            &format!("--withdrawal-addresses={ETHEREUM_ADDRESS}"),
-            &format!("--fee-recipient-addresses={ETHEREUM_ADDRESS}"),
-            &format!("--output-dir={}", ceremony.dir.path().display()),
-        ]
-        .map(str::to_owned);
-        ceremony.finish(&args, "create.log").await?;
         Ok(ceremony)
     }
 
     async fn finish(&self, args: &[String], log: &str) -> Result<String, ClusterError> {
         let log = self.dir.path().join(log);
         Ok(Process::finish(&self.binary, args, log, COMMAND).await?)
+    }
+
+    /// The ENRs of all operators.
+    pub fn records(&self) -> &[String] {
+        &self.records
+    }
+
+    /// The folder of the definition and of all operators' folders.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// The folder of one operator.
@@ -93,18 +110,30 @@ impl Ceremony {
 
     /// Starts one operator.
     pub fn run(&self, index: usize, relay: &Relay) -> Result<Dkg, ClusterError> {
+        self.run_through(index, &relay.url, &[])
+    }
+
+    /// As [`run`](Self::run), with whatever relay is at this URL, and with further flags.
+    pub fn run_through(
+        &self,
+        index: usize,
+        relay: &str,
+        flags: &[&str],
+    ) -> Result<Dkg, ClusterError> {
         let [tcp] = ports()?;
-        let args = [
+        let mut args = [
             "dkg",
             "--shutdown-delay=1s",
             "--log-level=debug",
             "--log-format=logfmt",
             &format!("--data-dir={}", self.node(index).display()),
             &format!("--definition-file={}", self.definition().display()),
-            &format!("--p2p-relays={}", relay.url),
+            &format!("--p2p-relays={relay}"),
             &format!("--p2p-tcp-address=127.0.0.1:{tcp}"),
         ]
-        .map(str::to_owned);
+        .map(str::to_owned)
+        .to_vec();
+        args.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let log = self.dir.path().join(format!("node{index}.log"));
         Ok(Dkg {
             address: Multiaddr::empty()
@@ -133,6 +162,11 @@ impl Dkg {
             }
             sleep(LOOK).await;
         }
+    }
+
+    /// Waits until it has ended by itself, and well.
+    pub async fn ended(self, limit: Duration) -> Result<(), ProcessError> {
+        self.process.ended("dkg", limit).await.map(drop)
     }
 
     /// The end of its log.

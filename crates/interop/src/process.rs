@@ -36,6 +36,15 @@ pub enum ProcessError {
         #[source]
         source: io::Error,
     },
+    /// The system does not say how it ended.
+    #[error("nobody knows how {what} ended")]
+    Lost {
+        /// What was run.
+        what: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// It ended with an error.
     #[error("{what} ended with {status}:\n{log}")]
     Failed {
@@ -85,23 +94,26 @@ impl Process {
         log: PathBuf,
         limit: Duration,
     ) -> Result<String, ProcessError> {
-        let mut process = Self::start(binary, args, log)?;
-        let what = || args.iter().take(2).cloned().collect::<Vec<_>>().join(" ");
-        match timeout(limit, process.child.wait()).await {
-            Ok(Ok(status)) if status.success() => Ok(process.log()),
+        let process = Self::start(binary, args, log)?;
+        let what: Vec<_> = args.iter().take(2).cloned().collect();
+        process.ended(&what.join(" "), limit).await
+    }
+
+    /// Waits until it has ended by itself, and well, and gives what it printed. Errors call it `what`.
+    pub async fn ended(mut self, what: &str, limit: Duration) -> Result<String, ProcessError> {
+        let what = what.to_owned();
+        match timeout(limit, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(self.log()),
             Ok(Ok(status)) => Err(ProcessError::Failed {
-                what: what(),
+                what,
                 status,
-                log: process.tail(),
+                log: self.tail(),
             }),
-            Ok(Err(source)) => Err(ProcessError::Start {
-                binary: binary.to_owned(),
-                source,
-            }),
+            Ok(Err(source)) => Err(ProcessError::Lost { what, source }),
             Err(_) => Err(ProcessError::TimedOut {
-                what: what(),
+                what,
                 limit,
-                log: process.tail(),
+                log: self.tail(),
             }),
         }
     }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use pluto_cluster::LockFile;
+use pluto_cluster::{LockFile, ValidatorEntry};
 use pluto_core::{PeerIdx, ShareIdx};
 use pluto_crypto::bls::{self, SecretKey};
 use pluto_eth::{
@@ -235,12 +235,12 @@ impl Check<'_> {
 /// are needed, so that every share has its part in one.
 pub(super) fn recombine(
     nodes: &[Node],
-    lock: &LockFile,
+    validators: &[ValidatorEntry],
     threshold: usize,
 ) -> Vec<(String, Problem)> {
     let mut problems = Vec::new();
     let mut told = false;
-    for (validator, entry) in lock.validators.iter().enumerate() {
+    for (validator, entry) in validators.iter().enumerate() {
         let shares: BTreeMap<usize, &SecretKey> = nodes
             .iter()
             .filter_map(|node| Some((node.operator?, node.shares.get(validator)?.as_ref()?)))
@@ -330,5 +330,42 @@ pub(super) fn json_place(error: &json::Error) -> String {
         | json::Error::Unsupported { path, .. }
         | json::Error::OutOfRange { path, .. } => path.clone(),
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_share_has_its_part_in_a_key_that_is_put_together() {
+        let group = SecretKey::generate();
+        let shares = bls::split(&group, 2, 4).unwrap();
+        let mut nodes: Vec<_> = shares
+            .into_iter()
+            .enumerate()
+            .map(|(operator, (_, share))| Node {
+                dir: PathBuf::new(),
+                operator: Some(operator),
+                keystores: 1,
+                deposits: 0,
+                shares: vec![Some(share)],
+            })
+            .collect();
+        let validators = [ValidatorEntry {
+            pubkey: group.public_key().to_bytes().to_vec(),
+            ..ValidatorEntry::default()
+        }];
+        assert!(recombine(&nodes, &validators, 2).is_empty());
+
+        nodes[3].shares = vec![Some(SecretKey::generate())];
+
+        let problems = recombine(&nodes, &validators, 2);
+        assert!(
+            matches!(&problems[..], [(path, Problem::NotRecombined { validator: 0, operators })]
+                if path == "distributed_validators[0].distributed_public_key"
+                    && *operators == [2, 3]),
+            "{problems:?}"
+        );
     }
 }

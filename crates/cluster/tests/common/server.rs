@@ -21,6 +21,8 @@ pub(crate) enum Answer {
     Silence,
     /// A body without end.
     Endless,
+    /// It is at another address.
+    Elsewhere(String),
 }
 
 pub(crate) struct Server {
@@ -86,6 +88,13 @@ fn serve(
                 // Until the other side gives up.
                 let _ = stream.read(&mut [0]);
                 return;
+            }
+            Answer::Elsewhere(url) => {
+                let head =
+                    format!("HTTP/1.1 302 Found\r\nLocation: {url}\r\nContent-Length: 0\r\n\r\n");
+                if stream.write_all(head.as_bytes()).is_err() {
+                    return;
+                }
             }
             Answer::Endless => {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n");
