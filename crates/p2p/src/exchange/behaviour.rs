@@ -26,7 +26,7 @@ use tokio::{
 use super::{
     Budget, Error, MAX_HANDED, Protocol, Rejection, Repeat, Request, Slot, choose,
     ended::{Ended, Note},
-    handler::{FromBehaviour, Handler, Shared, Start, ToBehaviour},
+    handler::{FromBehaviour, Handler, Shared, Start},
     job::{Command, Job},
 };
 use crate::p2p_context::P2PContext;
@@ -180,19 +180,19 @@ impl NetworkBehaviour for Behaviour {
 
     fn on_connection_handler_event(
         &mut self,
-        peer: PeerId,
-        connection: ConnectionId,
-        event: THandlerOutEvent<Self>,
+        _: PeerId,
+        _: ConnectionId,
+        rejected: THandlerOutEvent<Self>,
     ) {
-        let ToBehaviour::Rejected(id, cause) = event;
+        let Rejected {
+            peer,
+            connection,
+            id,
+            cause,
+        } = &rejected;
         tracing::debug!(%peer, %connection, protocol = %id, %cause, "inbound stream rejected");
         self.pending_events
-            .push_back(ToSwarm::GenerateEvent(Rejected {
-                peer,
-                connection,
-                id,
-                cause,
-            }));
+            .push_back(ToSwarm::GenerateEvent(rejected));
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Rejected, THandlerInEvent<Self>>> {

@@ -34,8 +34,8 @@ use tokio::{
 use tracing::{Instrument, Span};
 
 use super::{
-    Budget, Done, Error, MAX_HANDED, MAX_READING, MAX_REFUSING, MAX_WAITING, Protocol, Rejection,
-    Request, Shape, Slot,
+    Budget, Done, Error, MAX_HANDED, MAX_READING, MAX_REFUSING, MAX_WAITING, Protocol, Rejected,
+    Rejection, Request, Shape, Slot,
     ended::{Ended, Note},
     io,
     io::Sent,
@@ -67,13 +67,6 @@ pub struct Opening {
     start: Start,
     /// Measures, if anything is measured.
     attempt: Option<Attempt>,
-}
-
-/// What the handler reports.
-#[derive(Debug)]
-pub enum ToBehaviour {
-    /// An inbound stream came to nothing.
-    Rejected(StreamProtocol, Rejection),
 }
 
 /// What all handlers of one behaviour share.
@@ -110,7 +103,7 @@ pub struct Handler {
     waiting: VecDeque<(Slot, StreamProtocol, Stream)>,
     inbound: FuturesUnordered<BoxFuture<'static, Result<(), (StreamProtocol, Rejection)>>>,
     refusing: FuturesUnordered<BoxFuture<'static, ()>>,
-    pending_events: VecDeque<ToBehaviour>,
+    rejected: VecDeque<Rejected>,
 }
 
 impl Handler {
@@ -135,14 +128,14 @@ impl Handler {
             waiting: VecDeque::new(),
             inbound: FuturesUnordered::new(),
             refusing: FuturesUnordered::new(),
-            pending_events: VecDeque::new(),
+            rejected: VecDeque::new(),
         }
     }
 }
 
 impl ConnectionHandler for Handler {
     type FromBehaviour = FromBehaviour;
-    type ToBehaviour = ToBehaviour;
+    type ToBehaviour = Rejected;
     type InboundProtocol = AnyOf;
     type OutboundProtocol = AnyOf;
     type InboundOpenInfo = ();
@@ -192,10 +185,10 @@ impl ConnectionHandler for Handler {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<AnyOf, Opening, ToBehaviour>> {
-        // 1. Outcomes, so that the places they held are free again.
-        if let Some(event) = self.pending_events.pop_front() {
-            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
+    ) -> Poll<ConnectionHandlerEvent<AnyOf, Opening, Rejected>> {
+        // 1. What has ended.
+        if let Some(rejected) = self.rejected.pop_front() {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(rejected));
         }
         while self.outbound.try_join_next().is_some() {}
         // 2. Streams that were opened. The frame is written here, so that it leaves when the muxer is
@@ -241,10 +234,9 @@ impl ConnectionHandler for Handler {
             }
             match self.inbound.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(()))) => {}
-                Poll::Ready(Some(Err((id, rejection)))) => {
-                    return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(
-                        ToBehaviour::Rejected(id, rejection),
-                    ));
+                Poll::Ready(Some(Err((id, cause)))) => {
+                    let rejected = self.rejected(id, cause);
+                    return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(rejected));
                 }
                 Poll::Ready(None) | Poll::Pending => break,
             }
@@ -263,6 +255,15 @@ impl Handler {
             connection: self.connection,
             outcome,
         });
+    }
+
+    fn rejected(&self, id: StreamProtocol, cause: Rejection) -> Rejected {
+        Rejected {
+            peer: self.peer,
+            connection: self.connection,
+            id,
+            cause,
+        }
     }
 
     /// The newest of our ids that the peer is known to serve; all of them while nothing is known,
@@ -339,9 +340,9 @@ impl Handler {
                     .push(Box::pin(refuse.instrument(self.span.clone())));
             }
             // One report for many: this queue must not grow by what the peer does.
-            if self.pending_events.len() < MAX_REFUSING {
-                self.pending_events
-                    .push_back(ToBehaviour::Rejected(id, Rejection::Overload));
+            if self.rejected.len() < MAX_REFUSING {
+                let rejected = self.rejected(id, Rejection::Overload);
+                self.rejected.push_back(rejected);
             }
         }
     }
