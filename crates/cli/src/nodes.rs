@@ -50,16 +50,15 @@ pub(crate) enum StoreError {
     Deposits(#[from] file::Error),
 }
 
-/// Writes the directories of a cluster that was verified. They are all in `parent`.
-pub(crate) fn store(
+/// Writes the directories of a cluster that is verified before they are [published](Written::publish).
+pub(crate) fn write(
     parent: &Path,
-    dirs: &[PathBuf],
     network: &Network,
     identities: &[k1::SecretKey],
     dealt: &Dealt,
     keystores: Keystores,
-) -> Result<(), StoreError> {
-    // The lock has the same, and was verified.
+) -> Result<Written, StoreError> {
+    // The lock has the same, and nothing is published before it is verified.
     let deposits = Files::of_verified(network, &dealt.deposits)?;
     // Hashed once, not once for each node.
     let lock = dealt.lock.to_json()?;
@@ -70,7 +69,7 @@ pub(crate) fn store(
 
     fs::create_dir_all(parent).map_err(cannot_write(parent))?;
     let work = Work::create(parent)?;
-    let mut key_dirs = Vec::with_capacity(dirs.len());
+    let mut key_dirs = Vec::with_capacity(identities.len());
     for (node, identity) in identities.iter().enumerate() {
         let dir = work.node(node);
         fs::create_dir(&dir).map_err(cannot_write(&dir))?;
@@ -88,8 +87,24 @@ pub(crate) fn store(
             progress.show(done);
         }
     })?;
-    work.publish(dirs)?;
-    disk::sync_dir(parent).map_err(cannot_write(parent))
+    Ok(Written {
+        parent: parent.to_owned(),
+        work,
+    })
+}
+
+/// The directories of a cluster, where nobody looks for them. Dropped, they are removed.
+pub(crate) struct Written {
+    parent: PathBuf,
+    work: Work,
+}
+
+impl Written {
+    /// Moves the directories to their places in the parent, all or none.
+    pub(crate) fn publish(self, dirs: &[PathBuf]) -> Result<(), StoreError> {
+        self.work.publish(dirs)?;
+        disk::sync_dir(&self.parent).map_err(cannot_write(&self.parent))
+    }
 }
 
 /// Where the directories are made; removed when dropped.

@@ -16,7 +16,11 @@ use std::{
 
 use pluto_eth::address::Address;
 use serde_json::{Value, json};
-use ureq::{Agent, http::Uri};
+use ureq::{
+    Agent,
+    http::Uri,
+    tls::{RootCerts, TlsConfig},
+};
 
 use crate::{
     Definition, MAX_DEFINITION_BYTES, ParseError,
@@ -96,10 +100,14 @@ pub fn fetch_definition(url: &str) -> Result<Definition, FetchError> {
 const REDIRECTS: u32 = 5;
 
 fn agent(redirects: u32, timeout: Duration) -> Agent {
+    // As for relays: whom the machine trusts, a private authority among them.
+    let roots = RootCerts::PlatformVerifier;
+    let tls = TlsConfig::builder().root_certs(roots).build();
     Agent::config_builder()
         .timeout_global(Some(timeout))
         .max_redirects(redirects)
         .user_agent(concat!("pluto/v", env!("CARGO_PKG_VERSION")))
+        .tls_config(tls)
         .build()
         .into()
 }

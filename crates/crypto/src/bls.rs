@@ -327,6 +327,17 @@ pub fn recover(shares: &[(ShareIdx, SecretKey)]) -> Result<SecretKey> {
         .to_secret()
 }
 
+/// The key that signs what all of `keys` sign together: its signature is the [`aggregate`] of theirs,
+/// for the work of one.
+pub fn sum(keys: &[&SecretKey]) -> Result<SecretKey> {
+    if keys.is_empty() {
+        return Err(Error::Empty);
+    }
+    let all = keys.iter().map(|key| Fr::from_secret(key));
+    all.fold(Fr::from_u64(0), |sum, key| sum.add(&key))
+        .to_secret()
+}
+
 /// Interpolates the whole public key. Fewer shares than the threshold give another key, unnoticed.
 pub fn recover_public_key(shares: &[(ShareIdx, PublicKey)]) -> Result<PublicKey> {
     let coefficients = lagrange_at_zero(shares.iter().map(|(idx, _)| *idx))?;

@@ -57,6 +57,17 @@ proptest! {
 }
 
 #[test]
+fn a_sum_of_keys_signs_what_they_sign_together() {
+    let keys = [(); 3].map(|()| SecretKey::generate());
+    let each: Vec<_> = keys.iter().map(|key| key.sign(MESSAGE)).collect();
+
+    let sum = bls::sum(&keys.each_ref()).unwrap();
+
+    assert_eq!(sum.sign(MESSAGE), bls::aggregate(&each).unwrap());
+    assert!(matches!(bls::sum(&[]), Err(Error::Empty)));
+}
+
+#[test]
 fn errors_that_cancel_each_other_do_not_pass_a_batch() {
     // Two bad signatures whose sum is right: what the random factors are for.
     let [a, b] = [SecretKey::generate(), SecretKey::generate()];

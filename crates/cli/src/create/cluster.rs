@@ -7,8 +7,10 @@
 use std::{
     collections::BTreeSet,
     error::Error,
+    panic::resume_unwind,
     path::PathBuf,
     process::ExitCode,
+    thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -91,16 +93,16 @@ pub(crate) fn cluster(args: &CreateCluster) -> Result<ExitCode, Box<dyn Error>> 
     }
     .deal()?;
     let networks = args.shape.testnet.networks()?;
-    let found = Verifier::new().with_networks(&networks).lock(&dealt.lock);
-    right("new lock", found)?;
-    nodes::store(
-        &args.cluster_dir,
-        &dirs,
-        &network,
-        &identities,
-        &dealt,
-        Keystores::Told(cost),
-    )?;
+    let (found, written) = thread::scope(|scope| {
+        // Beside the keystores, which take far longer.
+        let verify = || Verifier::new().with_networks(&networks).lock(&dealt.lock);
+        let found = scope.spawn(verify);
+        let cost = Keystores::Told(cost);
+        let written = nodes::write(&args.cluster_dir, &network, &identities, &dealt, cost);
+        (found.join(), written)
+    });
+    right("new lock", found.unwrap_or_else(|it| resume_unwind(it)))?;
+    written?.publish(&dirs)?;
     tell(args, &dealt.lock, &dirs, &identities);
     Ok(ExitCode::SUCCESS)
 }

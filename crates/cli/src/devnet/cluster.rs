@@ -250,14 +250,14 @@ fn make(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
         registered_at: NETWORK.genesis_time_secs(),
     }
     .deal()?;
-    nodes::store(
+    nodes::write(
         &args.data_dir,
-        dirs,
         &NETWORK,
         &identities,
         &dealt,
         Keystores::Insecure,
-    )?;
+    )?
+    .publish(dirs)?;
     let Dealt { lock, shares, .. } = dealt;
     Ok(Files {
         lock,
