@@ -4,7 +4,8 @@
 //!         --lock node0/cluster-lock.json --key node0/charon-enr-private-key \
 //!         --peer /ip4/127.0.0.1/tcp/3610/p2p/16Uiu2HAm… [--count 10]
 //!
-//! With `--relay https://HOST` the members are found through a relay, and `--peer` is not needed.
+//! With `--relay https://HOST` the members are found through a relay, and `--peer` is not needed. A
+//! cluster on a simulated chain signs for whatever chain that is: `--unverified` prints that too.
 //!
 //! Signatures go to standard output, everything else to standard error. Ends with 0 after `--count`
 //! signatures or Ctrl-C, with 1 when a file is wrong, with 2 when an argument is. The member whose
@@ -32,7 +33,9 @@ use pluto_p2p::{
     exchange::{Budget, Rejected},
     identity,
 };
-use pluto_parsigex::{BlsVerifier, Event, Members, Received, Unverified, Verifier, VerifyError};
+use pluto_parsigex::{
+    BlsVerifier, Event, Members, Received, Refusal, Unverified, Verifier, VerifyError,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How often it says why peers are not connected, while they are not.
@@ -53,6 +56,9 @@ pub(crate) struct Args {
     /// Relays through which members are found, as URL, ENR or multiaddr.
     #[arg(long, value_name = "RELAY", num_args = 1..)]
     pub(crate) relay: Vec<RelaySource>,
+    /// Prints what cannot be verified too, as on a simulated chain.
+    #[arg(long)]
+    pub(crate) unverified: bool,
     /// Ends after so many signatures.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
@@ -162,9 +168,10 @@ pub(crate) async fn listen(
             .set(peer, places.map(|(_, address)| address.clone()).collect());
     }
 
-    let network = network(lock.fork_version());
+    let network = network(lock.fork_version()).filter(|_| !args.unverified);
     let checked = match &network {
         Some((name, _)) => format!("signatures are verified for {name}"),
+        None if args.unverified => "signatures are NOT verified, as told".to_owned(),
         None => "its network is not known here: signatures are NOT verified".to_owned(),
     };
     writeln!(
@@ -191,7 +198,7 @@ pub(crate) async fn listen(
     let mut why = tokio::time::interval(WHY_INTERVAL);
     why.reset();
     let mut stop = std::pin::pin!(stop);
-    let mut count = 0;
+    let (mut count, mut advised) = (0, false);
     while args.count.is_none_or(|enough| count < enough) {
         tokio::select! {
             () = &mut stop => break,
@@ -205,7 +212,13 @@ pub(crate) async fn listen(
             }
             // Polling the node is what makes it run.
             Some(event) = node.next() => match event {
-                SwarmEvent::Behaviour(PlutoBehaviourEvent::Inner(event)) => note(notes, &event)?,
+                SwarmEvent::Behaviour(PlutoBehaviourEvent::Inner(event)) => {
+                    note(notes, &event)?;
+                    if !advised && is_bad(&event) {
+                        advised = true;
+                        writeln!(notes, "if the cluster is on a simulated chain, use --unverified")?;
+                    }
+                }
                 SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
                     writeln!(notes, "connected to {peer_id} at {}", endpoint.get_remote_address())?;
                 }
@@ -255,6 +268,16 @@ fn note(notes: &mut impl Write, event: &Event) -> io::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+fn is_bad(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Refused {
+            cause: Refusal::Verify(VerifyError::Bad { .. }),
+            ..
+        }
+    )
 }
 
 /// Verifies where the network is known.

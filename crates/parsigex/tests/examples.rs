@@ -48,7 +48,7 @@ async fn the_cluster_of_the_example_signs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listening_member_prints_each_signature_and_what_it_refuses() {
-    for fork_version in [HOODI, *b"none"] {
+    for (fork_version, unverified) in [(HOODI, false), (HOODI, true), (*b"none", false)] {
         let mut cluster = Cluster::new::<4>(3, 2);
         if let Some((_, forks)) = listen::network(fork_version) {
             cluster.forks = forks;
@@ -78,22 +78,28 @@ async fn a_listening_member_prints_each_signature_and_what_it_refuses() {
         .set;
 
         let (mut out, (mut notes, mut noted)) = (Vec::new(), Lines::new());
-        let (known, enough) = match fork_version {
-            HOODI => ("signatures are verified for hoodi", "6"),
-            _ => ("signatures are NOT verified", "8"),
+        let verified = fork_version == HOODI && !unverified;
+        let (known, enough) = match (verified, unverified) {
+            (true, _) => ("signatures are verified for hoodi", "6"),
+            (_, true) => ("signatures are NOT verified, as told", "8"),
+            _ => (
+                "its network is not known here: signatures are NOT verified",
+                "8",
+            ),
         };
         let refused = format!(
             "refused: {} from {}: 2 signatures",
             forged.duty,
             nodes[0].id()
         );
-        let args = args(&dir, &nodes, &["--count", enough]);
+        let mut args = args(&dir, &nodes, &["--count", enough]);
+        args.unverified = unverified;
         let listening = listen::listen(args, pending(), &mut out, &mut notes);
         let by = Instant::now() + LIMIT;
         let sending = async {
             nodes[0].handle.handle.broadcast(&forged, by).await;
             let mut notes = String::new();
-            while fork_version == HOODI && !notes.contains(&refused) {
+            while verified && !(notes.contains(&refused) && notes.contains("--unverified")) {
                 notes += &noted.recv().await.unwrap();
             }
             for (place, node) in nodes.iter().enumerate() {
@@ -127,7 +133,7 @@ async fn a_listening_member_prints_each_signature_and_what_it_refuses() {
         expected.sort_unstable();
         assert_eq!(lines, expected, "{notes}");
         assert!(notes.contains(known), "{notes}");
-        assert_eq!(notes.contains(&refused), fork_version == HOODI, "{notes}");
+        assert_eq!(notes.contains(&refused), verified, "{notes}");
     }
 }
 
