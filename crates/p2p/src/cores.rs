@@ -9,6 +9,11 @@ use std::{num::NonZeroUsize, sync::Arc};
 
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
+/// Up to so many bytes are decoded and hashed where they are: that is some microseconds, as many as
+/// handing them to another thread and back. Chosen freely; a node signature has 70, a partial signature
+/// with its duty some hundred.
+const SMALL: usize = 4 << 10;
+
 /// The cores that one component may use at once.
 #[derive(Debug, Clone)]
 pub struct Cores {
@@ -32,6 +37,18 @@ impl Cores {
     /// How many there are, at least one.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Runs work that takes as long as its bytes are many: here, or on a worker thread.
+    pub async fn run_sized<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        if bytes <= SMALL {
+            return Some(work());
+        }
+        self.run(work).await
     }
 
     /// Runs work on a worker thread once a core is free. `None` if it panicked or the runtime ends.
@@ -75,6 +92,14 @@ mod tests {
             })
         });
         assert_eq!(join_all(works).await.into_iter().max(), Some(Some(2)));
+    }
+
+    #[tokio::test]
+    async fn what_is_small_is_done_where_it_is() {
+        let cores = Cores::all();
+        let here = || std::thread::current().id();
+        assert_eq!(cores.run_sized(SMALL, here).await, Some(here()));
+        assert_ne!(cores.run_sized(SMALL + 1, here).await, Some(here()));
     }
 
     #[tokio::test]

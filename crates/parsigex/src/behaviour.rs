@@ -188,7 +188,7 @@ async fn check(
     // The request is kept until its message is checked: its bytes count until then.
     let body = request.body.clone();
     let message = cores
-        .run(move || ParSigEx::decode(&body))
+        .run_sized(body.len(), move || ParSigEx::decode(&body))
         .await
         .ok_or(Refusal::Verify(VerifyError::Interrupted))
         .and_then(|decoded| decoded.map_err(Refusal::Decode))

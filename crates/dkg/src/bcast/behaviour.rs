@@ -288,7 +288,7 @@ pub(super) async fn take(
         let opened = opened.map(|opened| (opened, received.signatures));
         (Some(registered.id), opened)
     };
-    let opened = shared.run_sized(size, work).await;
+    let opened = shared.cores.run_sized(size, work).await;
     let (found, opened) = opened.ok_or(Refusal::Interrupted)?;
     *id = found;
     let (opened, signatures) = opened?;

@@ -32,10 +32,6 @@ use super::{
 };
 use crate::pb;
 
-/// Up to so many bytes are decoded and hashed where they are: that is some microseconds, as many as
-/// handing them to another thread and back. Chosen freely; a node signature has 70.
-const SMALL: usize = 4 << 10;
-
 /// One of the operators.
 pub(super) struct Member {
     pub(super) peer: PeerId,
@@ -89,18 +85,6 @@ impl Shared {
     pub(super) fn member(&self, peer: &PeerId) -> Option<&Member> {
         let mut members = self.members.iter();
         members.find(|member| member.peer == *peer && member.idx != self.local)
-    }
-
-    /// Runs work that takes as long as its bytes are many: here, or on a worker thread.
-    pub(super) async fn run_sized<T: Send + 'static>(
-        &self,
-        bytes: usize,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Option<T> {
-        if bytes <= SMALL {
-            return Some(work());
-        }
-        self.cores.run(work).await
     }
 
     /// By what a statement is known, in either generation.
@@ -344,7 +328,7 @@ impl Component {
             };
             Ok::<_, BroadcastError>((any, hash))
         };
-        let prepared = self.shared.run_sized(size, prepare).await;
+        let prepared = self.shared.cores.run_sized(size, prepare).await;
         let (any, hash) = prepared.ok_or(BroadcastError::Closed)??;
 
         let mut round = Round::new(self.shared.members.len(), self.shared.local);
