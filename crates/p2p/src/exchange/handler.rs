@@ -1,10 +1,11 @@
 //! The streams of one connection.
 //!
-//! - **Owner:** the behaviour decides; the handler opens, writes, reads and reports.
+//! - **Owner:** the behaviour decides; the handler opens, writes and reports. Answers are read in tasks of
+//!   its own, one for each request.
 //! - **Bounds:** at most [`MAX_HANDED`] outbound requests (the behaviour hands no more over); the
 //!   inbound bounds of the module above.
-//! - **Disconnect:** dropping the handler drops its streams, and ends the tasks that read from them. The shared [`Job`] tells the behaviour
-//!   how far each request had come.
+//! - **Disconnect:** dropping the handler drops its streams and ends its tasks. The shared [`Job`] tells
+//!   the behaviour how far each request had come.
 
 use std::{
     collections::{HashSet, VecDeque},
