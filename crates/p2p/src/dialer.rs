@@ -17,6 +17,7 @@ pub mod planner;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -141,6 +142,9 @@ pub struct Behaviour {
     upgrade_changes: Changes<usize>,
     /// Dials of ours, so that a foreign failure is never taken for one.
     dialing: HashMap<ConnectionId, Dial>,
+    /// Dials leave from the port that is listened on, which NATs map alike. Where somebody has that port
+    /// on another address of this host they cannot; from then on each takes a port of its own.
+    new_ports: bool,
     pending_events: VecDeque<Event>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -163,6 +167,7 @@ impl Behaviour {
             book,
             context,
             dialing: HashMap::new(),
+            new_ports: false,
             pending_events: VecDeque::new(),
             timer: None,
         };
@@ -249,9 +254,11 @@ impl Behaviour {
             return;
         }
         let failures = conn_logger::failures_of(error);
-        let not_yet = failures
-            .iter()
-            .any(|failure| matches!(failure.cause, FailureCause::NoReservation { .. }));
+        let any = |is: fn(&FailureCause) -> bool| failures.iter().any(|it| is(&it.cause));
+        self.new_ports |= any(
+            |cause| matches!(cause, FailureCause::Io { kind } if *kind == io::ErrorKind::AddrInUse),
+        );
+        let not_yet = any(|cause| matches!(cause, FailureCause::NoReservation { .. }));
         let cause = match not_yet {
             true => Cause::NotYet,
             false => Cause::Other,
@@ -381,8 +388,11 @@ impl NetworkBehaviour for Behaviour {
                 let opts = DialOpts::peer_id(dial.peer)
                     .addresses(dial.addresses.clone())
                     // The planner knows what is open and what is under way.
-                    .condition(PeerCondition::Always)
-                    .build();
+                    .condition(PeerCondition::Always);
+                let opts = match self.new_ports {
+                    true => opts.allocate_new_port().build(),
+                    false => opts.build(),
+                };
                 self.dialing.insert(opts.connection_id(), dial);
                 self.publish();
                 return Poll::Ready(ToSwarm::Dial { opts });

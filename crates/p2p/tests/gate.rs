@@ -411,6 +411,8 @@ async fn plain(config: NodeConfig, known: &[PeerId]) -> TestNode<()> {
 /// Connects from an address and says nothing.
 async fn connect(from: SocketAddr, to: &Multiaddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
+    // Its port may be one that somebody listens on elsewhere, and dials from.
+    socket.set_reuseport(true).unwrap();
     socket.bind(from).unwrap();
     within(socket.connect(socket_addr(to))).await.unwrap()
 }

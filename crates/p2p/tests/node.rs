@@ -91,6 +91,23 @@ async fn a_taken_port_is_an_error_that_names_the_address() {
 /// libp2p's TCP sockets allow others to share their port, so that dials can come from it. Two
 /// nodes on one port would each get some of the connections.
 #[tokio::test(flavor = "multi_thread")]
+async fn who_has_our_port_on_another_address_does_not_keep_us_from_dialling() {
+    let keys: [Keypair; 2] = keys();
+    let known = ids(&keys);
+    let plain = |key| TestNode::start(config(key, &[TCP]), &known, |_| (dummy::Behaviour, ()));
+    let (node, other) = (plain(&keys[0]).await, plain(&keys[1]).await);
+    let port = node.addresses[0].iter().find_map(|part| match part {
+        Protocol::Tcp(port) => Some(port),
+        _ => None,
+    });
+    let _taken = std::net::TcpListener::bind(("127.0.0.3", port.unwrap())).unwrap();
+
+    node.meets(&other);
+
+    within(node.context.connected(other.id())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_another_node_listens_on_is_taken_too() {
     for listen in TRANSPORTS {
         let other = plain(config(&key(), &[listen]), &[]).await;
