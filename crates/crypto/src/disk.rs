@@ -76,7 +76,15 @@ pub fn create_unsynced(path: &Path, content: &[u8], mode: u32) -> io::Result<()>
 /// As [`create_unsynced`], for a directory that nobody looks into yet: the file appears at once, and
 /// when this fails or crashes a part of it may stay. It costs half as many calls of the system.
 pub fn create_hidden(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    write_synced(path, content, mode)
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    // Nobody else reads it before it has its mode; that does not hold for the handle that writes.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode & 0o400);
+    let mut file = options.open(path)?;
+    file.write_all(content)?;
+    set_mode(&file, mode)?;
+    file.sync_all()
 }
 
 /// Writes a file in place of one that may be there, and makes it survive a power cut.
@@ -121,7 +129,7 @@ impl TempFile {
     fn create(target: &Path, content: &[u8], mode: u32) -> io::Result<Self> {
         let path = temp_name(target)?;
         let temp = Self { path };
-        write_synced(&temp.path, content, mode)?;
+        create_hidden(&temp.path, content, mode)?;
         Ok(temp)
     }
 }
@@ -131,18 +139,6 @@ impl Drop for TempFile {
         // What is left if this fails is named in the module doc. After a rename there is nothing.
         let _ = fs::remove_file(&self.path);
     }
-}
-
-fn write_synced(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    // Nobody else reads it before it has its mode; that does not hold for the handle that writes.
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode & 0o400);
-    let mut file = options.open(path)?;
-    file.write_all(content)?;
-    set_mode(&file, mode)?;
-    file.sync_all()
 }
 
 /// The umask has no say in it.
