@@ -91,6 +91,15 @@ struct Keys {
     shares: Option<Vec<bls::PublicKey>>,
 }
 
+impl Keys {
+    fn shared(&self) -> Option<bls::SharedKey<'_>> {
+        Some(bls::SharedKey {
+            public_key: self.group?,
+            shares: self.shares.as_deref()?,
+        })
+    }
+}
+
 fn check_keys(lock: &LockFile, findings: &mut Findings) -> Vec<Keys> {
     let mut first_with = BTreeMap::new();
     for (index, validator) in lock.validators.iter().enumerate() {
@@ -105,16 +114,31 @@ fn check_keys(lock: &LockFile, findings: &mut Findings) -> Vec<Keys> {
     let operators = lock.definition.operators.len();
     let threshold = lock.definition.usable_threshold().ok();
     let checked = in_parallel(&lock.validators, |offset, validators| {
+        let path = |index| format!("distributed_validators[{}]", offset + index);
         let checked = validators.iter().enumerate().map(|(index, validator)| {
             let mut findings = Findings::new("");
-            let at = format!("distributed_validators[{}]", offset + index);
-            let keys = check_validator(validator, operators, threshold, &at, &mut findings);
-            (keys, findings.list)
+            let keys = check_validator(validator, operators, &path(index), &mut findings);
+            (keys, findings)
         });
-        checked.collect()
+        let mut checked: Vec<_> = checked.collect();
+        let Some(threshold) = threshold else {
+            return checked;
+        };
+        let shared: Vec<_> = checked
+            .iter()
+            .filter_map(|(keys, _)| keys.shared())
+            .collect();
+        if !bls::shares_belong(&shared, threshold as usize) {
+            for (index, (keys, findings)) in checked.iter_mut().enumerate() {
+                if let Some(key) = keys.shared() {
+                    check_polynomial(key, threshold as usize, &path(index), findings);
+                }
+            }
+        }
+        checked
     });
-    let keys = checked.into_iter().map(|(keys, list)| {
-        findings.list.extend(list);
+    let keys = checked.into_iter().map(|(keys, of_validator)| {
+        findings.list.extend(of_validator.list);
         keys
     });
     keys.collect()
@@ -123,7 +147,6 @@ fn check_keys(lock: &LockFile, findings: &mut Findings) -> Vec<Keys> {
 fn check_validator(
     validator: &ValidatorEntry,
     operators: usize,
-    threshold: Option<u32>,
     at: &str,
     findings: &mut Findings,
 ) -> Keys {
@@ -160,35 +183,20 @@ fn check_validator(
             findings.add(at(), Problem::DuplicateShare { first });
         }
     }
-    if !usable {
-        return Keys {
-            group,
-            shares: None,
-        };
-    }
-    if let (Some(group), Some(threshold)) = (&group, threshold) {
-        check_polynomial(group, &shares, threshold as usize, at, findings);
-    }
     Keys {
         group,
-        shares: Some(shares),
+        shares: usable.then_some(shares),
     }
 }
 
-/// Whether all shares are points of one polynomial whose value at zero is the group's key.
-fn check_polynomial(
-    group: &bls::PublicKey,
-    shares: &[bls::PublicKey],
-    threshold: usize,
-    at: &str,
-    findings: &mut Findings,
-) {
+/// Which shares are not points of the polynomial that the others make with the group's key.
+fn check_polynomial(key: bls::SharedKey<'_>, threshold: usize, at: &str, findings: &mut Findings) {
     let indexed: Vec<_> = (1..)
         .filter_map(ShareIdx::new)
-        .zip(shares.iter().copied())
+        .zip(key.shares.iter().copied())
         .collect();
     let makes_group = |shares: &[(ShareIdx, bls::PublicKey)]| {
-        bls::recover_public_key(shares).is_ok_and(|key| key == *group)
+        bls::recover_public_key(shares).is_ok_and(|group| group == key.public_key)
     };
     let (first, further) = indexed.split_at(threshold.min(indexed.len()));
     if !makes_group(first) {
