@@ -14,23 +14,12 @@ use pluto_cluster::{Dealt, HashErrors};
 use pluto_crypto::{disk, k1, keyfile};
 use pluto_eth::{
     deposit::file::{self, Files},
-    keystore::{Cost, directory},
+    keystore::{Derivations, directory},
     network::Network,
-    threads,
 };
-
-use crate::progress::Progress;
 
 /// Nobody but the owner reads it, as of Charon's `create cluster`.
 const LOCK_MODE: u32 = 0o400;
-
-/// What keystores cost, and whether that takes long enough to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keystores {
-    Told(Cost),
-    /// Keystores that protect nothing take no time.
-    Insecure,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -51,21 +40,20 @@ pub(crate) enum StoreError {
 }
 
 /// Writes the directories of a cluster that is verified before they are [published](Written::publish).
+///
+/// `progress` is called with the number of keystores that are encrypted.
 pub(crate) fn write(
     parent: &Path,
     network: &Network,
     identities: &[k1::SecretKey],
     dealt: &Dealt,
-    keystores: Keystores,
+    derivations: Derivations,
+    progress: impl FnMut(usize),
 ) -> Result<Written, StoreError> {
     // The lock has the same, and nothing is published before it is verified.
     let deposits = Files::of_verified(network, &dealt.deposits)?;
     // Hashed once, not once for each node.
     let lock = dealt.lock.to_json()?;
-    let cost = match keystores {
-        Keystores::Told(cost) => cost,
-        Keystores::Insecure => Cost::Insecure,
-    };
 
     fs::create_dir_all(parent).map_err(cannot_write(parent))?;
     let work = Work::create(parent)?;
@@ -81,12 +69,7 @@ pub(crate) fn write(
     }
     // All at once: at the end of each node a core would have nothing to do.
     let shares: Vec<_> = dealt.shares.iter().flatten().cloned().collect();
-    let progress = Progress::new("keystores encrypted", shares.len());
-    directory::encrypt_and_store(&key_dirs, &shares, cost, threads(), |done| {
-        if keystores != Keystores::Insecure {
-            progress.show(done);
-        }
-    })?;
+    directory::encrypt_and_store(&key_dirs, &shares, derivations, progress)?;
     Ok(Written {
         parent: parent.to_owned(),
         work,

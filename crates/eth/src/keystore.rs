@@ -8,16 +8,18 @@
 //! - **Bounds:** [`MAX_FILE_BYTES`] per keystore; the parameters of the key derivation are checked
 //!   against the bounds in this module when a keystore is read, before anything is computed.
 //! - **Threads:** [`encrypt_all`] and [`decrypt_all`] start as many as they are told, and end them
-//!   before they return. Derivations that run together take the memory of one of the largest.
+//!   before they return; [`Derivations`] when it is dropped. Derivations of keystores that are read
+//!   take, together, the memory of one of the largest.
 //! - **Cancellation:** none; they block for as long as the work takes.
 
 pub mod directory;
 pub mod password;
 
+mod derivations;
 mod kdf;
 mod pbkdf2;
 
-use std::{fmt, num::NonZeroUsize, ops::ControlFlow};
+use std::{fmt, num::NonZeroUsize};
 
 use aes::Aes128;
 use ctr::{
@@ -32,6 +34,7 @@ use zeroize::Zeroizing;
 
 use self::kdf::{Function, KEY_HALF, Kdf, Key};
 pub use self::{
+    derivations::{Derivations, MAX_AHEAD},
     kdf::{MAX_PBKDF2_ROUNDS, MAX_SCRYPT_BLOCK_BYTES, MAX_SCRYPT_BYTES, MAX_SCRYPT_PASSES},
     password::Password,
 };
@@ -125,21 +128,9 @@ impl Keystore {
     /// Encrypts a key. Takes about 30 ms of one core when secure; [`encrypt_all`] less for each.
     #[must_use]
     pub fn encrypt(secret: &SecretKey, password: &Password, cost: Cost) -> Self {
-        let kdf = Self::new_kdf(cost);
+        let kdf = Kdf::new(cost);
         let key = kdf.derive(password.normalised().as_bytes());
         Self::seal(secret, kdf, &key)
-    }
-
-    fn new_kdf(cost: Cost) -> Kdf {
-        let mut salt = vec![0; 32];
-        rand::rng().fill_bytes(&mut salt);
-        Kdf {
-            function: Function::Pbkdf2 {
-                rounds: cost.rounds(),
-            },
-            key_bytes: 2 * KEY_HALF,
-            salt,
-        }
     }
 
     fn seal(secret: &SecretKey, kdf: Kdf, key: &Key) -> Self {
@@ -336,62 +327,13 @@ pub fn encrypt_all(
     threads: NonZeroUsize,
     mut progress: impl FnMut(usize),
 ) -> Vec<Sealed> {
-    let mut all: Vec<_> = secrets.iter().map(|_| None).collect();
-    let mut done = 0;
-    encrypt_each(secrets, cost, threads, |at, sealed| {
-        all[at] = Some(sealed);
-        done += 1;
+    let mut derivations = Derivations::start(secrets.len(), cost, threads);
+    let each = secrets.iter().zip(1..).map(|(secret, done)| {
+        let sealed = derivations.seal(secret);
         progress(done);
-        ControlFlow::Continue(())
+        sealed
     });
-    all.into_iter().flatten().collect()
-}
-
-/// Encrypts keys, each with a password of its own. Each is handed over on this thread, with the place
-/// of the key, as soon as it is there.
-pub(crate) fn encrypt_each(
-    secrets: &[SecretKey],
-    cost: Cost,
-    threads: NonZeroUsize,
-    mut sink: impl FnMut(usize, Sealed) -> ControlFlow<()>,
-) {
-    let encrypt = |secrets: &&[SecretKey]| match secrets {
-        [first, second] => {
-            let kdfs = [cost; 2].map(Keystore::new_kdf);
-            let passwords = [Password::generate(), Password::generate()];
-            let normalised = passwords.each_ref().map(Password::normalised);
-            let keys = kdf::derive_pair(
-                kdfs.each_ref(),
-                normalised.each_ref().map(|password| password.as_bytes()),
-            );
-            [first, second]
-                .into_iter()
-                .zip(kdfs)
-                .zip(&keys)
-                .zip(passwords)
-                .map(|(((secret, kdf), key), password)| Sealed {
-                    keystore: Keystore::seal(secret, kdf, key),
-                    password,
-                })
-                .collect::<Vec<_>>()
-        }
-        _ => secrets
-            .iter()
-            .map(|secret| {
-                let password = Password::generate();
-                Sealed {
-                    keystore: Keystore::encrypt(secret, &password, cost),
-                    password,
-                }
-            })
-            .collect(),
-    };
-    let width = width(secrets.len(), threads);
-    let units: Vec<_> = secrets.chunks(width).collect();
-    parallel::each(&units, threads, encrypt, |unit, sealed| {
-        let mut numbered = (unit * width..).zip(sealed);
-        numbered.try_for_each(|(at, sealed)| sink(at, sealed))
-    });
+    each.collect()
 }
 
 /// Decrypts keystores, in their order.

@@ -2,7 +2,6 @@
 
 use std::{
     num::NonZeroUsize,
-    ops::ControlFlow,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -29,23 +28,6 @@ pub(crate) fn map<T: Sync, R: Send>(
     mut done: impl FnMut(usize),
 ) -> Vec<R> {
     let mut results: Vec<Option<R>> = items.iter().map(|_| None).collect();
-    each(items, threads, work, |at, result| {
-        results[at] = Some(result);
-        done(at);
-        ControlFlow::Continue(())
-    });
-    // None is missing: a worker that does not answer has panicked, and so has the scope.
-    results.into_iter().flatten().collect()
-}
-
-/// Hands each result to `sink`, on this thread, with its item's position and as soon as it is there,
-/// until it breaks.
-pub(crate) fn each<T: Sync, R: Send>(
-    items: &[T],
-    threads: NonZeroUsize,
-    work: impl Fn(&T) -> R + Sync,
-    mut sink: impl FnMut(usize, R) -> ControlFlow<()>,
-) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(threads.get());
@@ -63,13 +45,13 @@ pub(crate) fn each<T: Sync, R: Send>(
             });
         }
         drop(sender);
-        // The workers end when they find nobody to hand their next to.
         for (at, result) in receiver {
-            if sink(at, result).is_break() {
-                break;
-            }
+            results[at] = Some(result);
+            done(at);
         }
     });
+    // None is missing: a worker that does not answer has panicked, and so has the scope.
+    results.into_iter().flatten().collect()
 }
 
 /// An amount that workers share; who asks for more than is left waits.
@@ -142,20 +124,6 @@ mod tests {
         done.sort_unstable();
         assert_eq!(done, (0..100).collect::<Vec<_>>());
         assert!(map(&[(); 0], three(), |()| (), |_| panic!("nothing to do")).is_empty());
-    }
-
-    #[test]
-    fn who_takes_no_more_ends_the_work() {
-        let items: Vec<usize> = (0..1000).collect();
-        let begun = AtomicUsize::new(0);
-        let work = |_: &usize| {
-            begun.fetch_add(1, Ordering::SeqCst);
-        };
-
-        each(&items, three(), work, |_, ()| ControlFlow::Break(()));
-
-        // What was under way, and what each had begun before it noticed.
-        assert!(begun.into_inner() <= 10);
     }
 
     #[test]

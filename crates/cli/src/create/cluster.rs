@@ -20,8 +20,9 @@ use pluto_cluster::{
 use pluto_crypto::{enr::Enr, k1};
 use pluto_eth::{
     address::Address,
-    keystore::Cost,
+    keystore::{Cost, Derivations},
     network::{ForkVersion, Network},
+    threads,
 };
 
 use super::{
@@ -30,10 +31,7 @@ use super::{
 };
 use pluto_p2p::identity;
 
-use crate::{
-    args::CreateCluster,
-    nodes::{self, Keystores},
-};
+use crate::{args::CreateCluster, nodes, progress::Progress};
 
 #[derive(Debug, thiserror::Error)]
 enum DefinitionError {
@@ -80,6 +78,9 @@ pub(crate) fn cluster(args: &CreateCluster) -> Result<ExitCode, Box<dyn Error>> 
         true => Cost::Insecure,
         false => Cost::Secure,
     };
+    // They take nearly all of the time, and need nothing of what is made meanwhile.
+    let keystores = nodes * keys.len();
+    let derivations = Derivations::start(keystores, cost, threads());
     let dealt = NewCluster {
         definition,
         network: &network,
@@ -97,8 +98,15 @@ pub(crate) fn cluster(args: &CreateCluster) -> Result<ExitCode, Box<dyn Error>> 
         // Beside the keystores, which take far longer.
         let verify = || Verifier::new().with_networks(&networks).lock(&dealt.lock);
         let found = scope.spawn(verify);
-        let cost = Keystores::Told(cost);
-        let written = nodes::write(&args.cluster_dir, &network, &identities, &dealt, cost);
+        let progress = Progress::new("keystores encrypted", keystores);
+        let written = nodes::write(
+            &args.cluster_dir,
+            &network,
+            &identities,
+            &dealt,
+            derivations,
+            |done| progress.show(done),
+        );
         (found.join(), written)
     });
     right("new lock", found.unwrap_or_else(|it| resume_unwind(it)))?;

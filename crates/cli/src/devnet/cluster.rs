@@ -21,7 +21,7 @@ use pluto_crypto::{
     keyfile::{self, Error as KeyFileError},
 };
 use pluto_eth::{
-    keystore::{DecryptError, decrypt_all, directory},
+    keystore::{Cost, DecryptError, Derivations, decrypt_all, directory},
     network::Network,
     threads,
 };
@@ -29,7 +29,7 @@ use pluto_p2p::identity::{keypair, peer_id};
 
 use crate::{
     args::{self, Net},
-    nodes::{self, Keystores, StoreError},
+    nodes::{self, StoreError},
 };
 
 /// The network that the lock and the deposits are for. Duties are signed for no chain at all.
@@ -250,12 +250,16 @@ fn make(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
         registered_at: NETWORK.genesis_time_secs(),
     }
     .deal()?;
+    let keystores = dealt.shares.iter().map(Vec::len).sum();
+    let derivations = Derivations::start(keystores, Cost::Insecure, threads());
     nodes::write(
         &args.data_dir,
         &NETWORK,
         &identities,
         &dealt,
-        Keystores::Insecure,
+        derivations,
+        // They protect nothing and take no time.
+        |_| (),
     )?
     .publish(dirs)?;
     let Dealt { lock, shares, .. } = dealt;

@@ -9,16 +9,18 @@
 
 use std::{
     num::NonZeroUsize,
-    ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::{Mutex, OnceLock, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        mpsc::{self, Receiver},
+    },
     thread,
 };
 
 use pluto_crypto::bls::SecretKey;
 
 use super::{
-    Cost, DecryptError, Keystore, MAX_FILE_BYTES, ParseError, Password, Sealed, encrypt_each, kdf,
+    Cost, DecryptError, Derivations, Keystore, MAX_FILE_BYTES, ParseError, Password, Sealed, kdf,
     password,
 };
 use crate::{
@@ -226,59 +228,69 @@ pub fn store(dir: impl AsRef<Path>, sealed: &[Sealed], cost: Cost) -> Result<()>
     Ok(())
 }
 
-/// Encrypts keys and [`store`]s them, those that are encrypted while the others are being. Of
-/// `secrets` each directory gets as many, the first ones first.
+/// Encrypts keys and [`store`]s them, those that are encrypted while more is derived. Of `secrets`
+/// each directory gets as many, the first ones first.
 ///
 /// `progress` is called on this thread with the number of keys that are encrypted. Directories may be
 /// left behind on failure if some could be finished: they should be in one that is removed then.
 pub fn encrypt_and_store(
     dirs: &[PathBuf],
     secrets: &[SecretKey],
-    cost: Cost,
-    threads: NonZeroUsize,
+    mut derivations: Derivations,
     mut progress: impl FnMut(usize),
 ) -> Result<()> {
     if dirs.is_empty() || secrets.is_empty() {
         return Ok(());
     }
+    let cost = derivations.cost();
     let each = secrets.len().div_ceil(dirs.len());
     let new = dirs.iter().map(|dir| NewDirectory::create(dir));
     let new = new.collect::<files::Result<Vec<_>>>()?;
     let (sender, receiver) = mpsc::sync_channel(WRITERS.get());
-    let receiver = Mutex::new(receiver);
-    let next = || {
-        let receiver = receiver.lock().unwrap_or_else(PoisonError::into_inner);
-        receiver.recv().ok()
-    };
+    // Each writer has a part in it: when all have ended, nobody waits for them.
+    let receiver = Arc::new(Mutex::new(receiver));
     let failure = OnceLock::new();
     thread::scope(|scope| {
         for _ in 0..WRITERS.get().min(secrets.len()) {
-            scope.spawn(|| {
-                while let Some((at, sealed)) = next() {
-                    let written = match failure.get() {
-                        None => write(&new[at / each], cost, at % each, &sealed),
-                        Some(_) => Ok(()),
-                    };
-                    if let Err(error) = written {
-                        let _ = failure.set(error);
-                    }
-                }
-            });
+            let (receiver, new, failure) = (Arc::clone(&receiver), &new, &failure);
+            scope.spawn(move || write_each(&receiver, new, each, cost, failure));
         }
-        let mut done = 0;
-        encrypt_each(secrets, cost, threads, |at, sealed| {
-            done += 1;
-            progress(done);
-            match (failure.get(), sender.send((at, sealed))) {
-                (None, Ok(())) => ControlFlow::Continue(()),
-                _ => ControlFlow::Break(()),
+        drop(receiver);
+        for (at, secret) in secrets.iter().enumerate() {
+            let sealed = derivations.seal(secret);
+            progress(at + 1);
+            if failure.get().is_some() || sender.send((at, sealed)).is_err() {
+                break;
             }
-        });
+        }
         drop(sender);
     });
     match failure.into_inner() {
         Some(error) => Err(error),
         None => Ok(new.into_iter().try_for_each(NewDirectory::keep)?),
+    }
+}
+
+/// Writes what comes until nothing more comes or any of the writers failed.
+fn write_each(
+    receiver: &Mutex<Receiver<(usize, Sealed)>>,
+    new: &[NewDirectory],
+    each: usize,
+    cost: Cost,
+    failure: &OnceLock<Error>,
+) {
+    let next = || {
+        let receiver = receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        receiver.recv().ok()
+    };
+    while let Some((at, sealed)) = next() {
+        if let Err(error) = write(&new[at / each], cost, at % each, &sealed) {
+            // Of several the first one is told.
+            let _ = failure.set(error);
+        }
+        if failure.get().is_some() {
+            return;
+        }
     }
 }
 

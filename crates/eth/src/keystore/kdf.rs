@@ -1,9 +1,13 @@
 //! Stretching a password into a key.
 
+use rand::Rng;
 use scrypt::{Params, scrypt};
 use zeroize::Zeroizing;
 
-use super::pbkdf2::{self, HASH_BYTES, Lane};
+use super::{
+    Cost,
+    pbkdf2::{self, HASH_BYTES, Lane},
+};
 use crate::json::{self, Field};
 
 /// Most rounds of PBKDF2 that are computed: 64 times what is written, some seconds.
@@ -24,6 +28,9 @@ const MIN_KEY_BYTES: usize = 32;
 const MAX_KEY_BYTES: usize = 64;
 
 pub(super) const KEY_HALF: usize = 16;
+
+/// Of what is written (spec cluster, section 6.1).
+const SALT_BYTES: usize = 32;
 
 /// Memory that any one derivation may take.
 pub(super) const MAX_MEMORY_BYTES: usize = MAX_SCRYPT_BYTES + MAX_SCRYPT_BLOCK_BYTES;
@@ -53,6 +60,19 @@ pub(super) enum Function {
 }
 
 impl Kdf {
+    /// For a new keystore, with a salt of its own.
+    pub(super) fn new(cost: Cost) -> Self {
+        let mut salt = vec![0; SALT_BYTES];
+        rand::rng().fill_bytes(&mut salt);
+        Self {
+            function: Function::Pbkdf2 {
+                rounds: cost.rounds(),
+            },
+            key_bytes: 2 * KEY_HALF,
+            salt,
+        }
+    }
+
     /// Reads `crypto.kdf`; nothing is computed.
     pub(super) fn read(kdf: &Field<'_>) -> json::Result<Self> {
         let function = kdf.get("function")?;
