@@ -6,7 +6,7 @@
 mod threshold;
 
 use pluto_crypto::bls::{
-    self, BatchItem, Error, MAX_SHARES, PublicKey, SecretKey, ShareIdx, Signature,
+    self, BatchItem, Error, MAX_SHARES, PublicKey, SecretKey, ShareIdx, SharedKey, Signature,
 };
 use proptest::{prelude::*, sample::subsequence};
 
@@ -54,6 +54,49 @@ proptest! {
             Err(found) => prop_assert_eq!(found.indices, bad),
         }
     }
+}
+
+#[test]
+fn shares_belong_to_their_own_key_and_to_no_other() {
+    const THRESHOLD: usize = 3;
+    let deal = |total| {
+        let secret = SecretKey::generate();
+        let shares = bls::split(&secret, THRESHOLD, total).unwrap();
+        let shares = shares.iter().map(|(_, share)| share.public_key());
+        (secret.public_key(), shares.collect::<Vec<_>>())
+    };
+    let dealt: Vec<_> = (0..5).map(|_| deal(4)).collect();
+    let belong = |dealt: &[(PublicKey, Vec<PublicKey>)], threshold| {
+        let keys = dealt.iter().map(|(public_key, shares)| SharedKey {
+            public_key: *public_key,
+            shares,
+        });
+        bls::shares_belong(&keys.collect::<Vec<_>>(), threshold)
+    };
+    assert!(belong(&dealt, THRESHOLD));
+    assert!(belong(&dealt[..1], THRESHOLD));
+    assert!(belong(&[], THRESHOLD));
+    // More than the threshold make the key too; fewer make another one.
+    assert!(belong(&dealt, THRESHOLD + 1));
+    for impossible in [0, THRESHOLD - 1, 5] {
+        assert!(!belong(&dealt, impossible), "{impossible}");
+    }
+
+    for share in 0..4 {
+        let mut one_wrong = dealt.clone();
+        one_wrong[2].1[share] = SecretKey::generate().public_key();
+        assert!(!belong(&one_wrong, THRESHOLD), "share {share}");
+        // The sum over all keys stays as it was.
+        let mut exchanged = dealt.clone();
+        (exchanged[1].1[share], exchanged[3].1[share]) = (dealt[3].1[share], dealt[1].1[share]);
+        assert!(!belong(&exchanged, THRESHOLD), "share {share}");
+    }
+    let mut exchanged = dealt.clone();
+    (exchanged[1].0, exchanged[3].0) = (dealt[3].0, dealt[1].0);
+    assert!(!belong(&exchanged, THRESHOLD));
+    let mut longer = dealt;
+    longer.push(deal(5));
+    assert!(!belong(&longer, THRESHOLD));
 }
 
 #[test]

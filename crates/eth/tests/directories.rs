@@ -13,7 +13,7 @@ use pluto_eth::{
     },
     files, json,
     keystore::{
-        Cost, DecryptError, MAX_FILE_BYTES, Sealed, decrypt_all,
+        Cost, DecryptError, Derivations, MAX_FILE_BYTES, Sealed, decrypt_all,
         directory::{self, Error},
         encrypt_all, password,
     },
@@ -101,6 +101,55 @@ fn an_empty_directory_is_filled_and_a_full_one_is_not_touched() {
     assert!(matches!(error, Error::File(files::Error::NotEmpty { path }) if path == dir));
     assert_eq!(content(&dir), before);
     assert_eq!(names(scratch.path()), ["keys"]);
+}
+
+#[test]
+fn keys_are_encrypted_into_their_directories_in_order() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dirs = ["a", "b"].map(|name| scratch.path().join(name));
+    let secrets: Vec<_> = (0..24).map(|_| SecretKey::generate()).collect();
+    let derivations = Derivations::start(secrets.len(), Cost::Insecure, threads());
+    let mut progress = Vec::new();
+
+    directory::encrypt_and_store(&dirs, &secrets, derivations, |done| progress.push(done)).unwrap();
+
+    assert_eq!(progress, (1..=24).collect::<Vec<_>>());
+    for (dir, secrets) in dirs.iter().zip(secrets.chunks(12)) {
+        let entries = directory::list_sequential(dir).unwrap();
+        assert_eq!(entries.len(), secrets.len());
+        for (entry, secret) in entries.iter().zip(secrets) {
+            let opened = open(&entry.load().unwrap()).unwrap();
+            assert_eq!(opened.to_bytes(), secret.to_bytes());
+        }
+    }
+}
+
+#[test]
+fn a_write_that_fails_in_the_middle_ends_it_all() {
+    const KEYS: usize = 1000;
+    let scratch = tempfile::tempdir().unwrap();
+    let dirs = ["a", "b"].map(|name| scratch.path().join(name));
+    let secrets = vec![SecretKey::generate(); KEYS];
+    let derivations = Derivations::start(KEYS, Cost::Insecure, threads());
+    let mut last = 0;
+
+    let result = directory::encrypt_and_store(&dirs, &secrets, derivations, |done| {
+        if done == 20 {
+            // Pulled away from under the writers.
+            for name in names(scratch.path()) {
+                fs::remove_dir_all(scratch.path().join(name)).unwrap();
+            }
+        }
+        last = done;
+    });
+
+    let error = result.unwrap_err();
+    assert!(
+        matches!(error, Error::File(files::Error::Unwritable { .. })),
+        "{error}"
+    );
+    assert!(last < KEYS, "nothing more is encrypted");
+    assert_eq!(names(scratch.path()), [""; 0]);
 }
 
 #[test]

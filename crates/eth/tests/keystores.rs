@@ -2,14 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::num::NonZeroUsize;
+use std::{collections::BTreeSet, num::NonZeroUsize};
 
 use pluto_crypto::bls::SecretKey;
 use pluto_eth::{
     json,
     keystore::{
-        Cost, DecryptError, Keystore, MAX_FILE_BYTES, ParseError, Password, Sealed, decrypt_all,
-        encrypt_all,
+        Cost, DecryptError, Derivations, Keystore, MAX_AHEAD, MAX_FILE_BYTES, ParseError, Password,
+        Sealed, decrypt_all, encrypt_all,
     },
     threads,
 };
@@ -234,6 +234,37 @@ fn secure_keystores_have_the_rounds_of_the_standard() {
 
     assert_eq!(value["crypto"]["kdf"]["params"]["c"], 262_144);
     assert_eq!(sealed[0].password.expose().len(), 32);
+}
+
+#[test]
+fn derivations_serve_as_many_keys_as_are_asked_for() {
+    // None, one alone, a pair and one, more than may wait, and fewer than are wanted in the end.
+    for (count, wanted) in [
+        (0, 1),
+        (1, 1),
+        (3, 3),
+        (MAX_AHEAD + 3, MAX_AHEAD + 3),
+        (2, 5),
+    ] {
+        let mut derivations = Derivations::start(count, Cost::Insecure, threads());
+        let secret = SecretKey::generate();
+        let sealed = (0..wanted).map(|_| derivations.seal(&secret));
+        let mut passwords = BTreeSet::new();
+        for sealed in sealed {
+            passwords.insert(sealed.password.expose().to_owned());
+            let opened = sealed.keystore.decrypt(&sealed.password).unwrap();
+            assert_eq!(opened.to_bytes(), secret.to_bytes());
+        }
+        assert_eq!(passwords.len(), wanted);
+    }
+}
+
+#[test]
+fn derivations_that_nobody_takes_end_when_they_are_dropped() {
+    // Some would wait for ever for a place.
+    drop(Derivations::start(3 * MAX_AHEAD, Cost::Insecure, threads()));
+    // And none begins another one: all of these would take hours.
+    drop(Derivations::start(usize::MAX, Cost::Secure, threads()));
 }
 
 #[test]
