@@ -39,7 +39,12 @@ pub(crate) enum StoreError {
     Deposits(#[from] file::Error),
 }
 
-/// Writes the directories of a cluster that is verified before they are [published](Written::publish).
+/// Where a node's directory is, below that of the cluster.
+pub(crate) fn dir(parent: &Path, node: usize) -> PathBuf {
+    parent.join(format!("node{node}"))
+}
+
+/// Writes the directories of a cluster, all or none.
 ///
 /// `progress` is called with the number of keystores that are encrypted.
 pub(crate) fn write(
@@ -49,8 +54,8 @@ pub(crate) fn write(
     dealt: &Dealt,
     derivations: Derivations,
     progress: impl FnMut(usize),
-) -> Result<Written, StoreError> {
-    // The lock has the same, and nothing is published before it is verified.
+) -> Result<(), StoreError> {
+    // Signed a moment ago, by the keys themselves.
     let deposits = Files::of_verified(network, &dealt.deposits)?;
     // Hashed once, not once for each node.
     let lock = dealt.lock.to_json()?;
@@ -59,7 +64,7 @@ pub(crate) fn write(
     let work = Work::create(parent)?;
     let mut key_dirs = Vec::with_capacity(identities.len());
     for (node, identity) in identities.iter().enumerate() {
-        let dir = work.node(node);
+        let dir = dir(&work.0, node);
         fs::create_dir(&dir).map_err(cannot_write(&dir))?;
         keyfile::store(dir.join(keyfile::FILE_NAME), identity)?;
         let path = dir.join("cluster-lock.json");
@@ -70,24 +75,7 @@ pub(crate) fn write(
     // All at once: at the end of each node a core would have nothing to do.
     let shares: Vec<_> = dealt.shares.iter().flatten().cloned().collect();
     directory::encrypt_and_store(&key_dirs, &shares, derivations, progress)?;
-    Ok(Written {
-        parent: parent.to_owned(),
-        work,
-    })
-}
-
-/// The directories of a cluster, where nobody looks for them. Dropped, they are removed.
-pub(crate) struct Written {
-    parent: PathBuf,
-    work: Work,
-}
-
-impl Written {
-    /// Moves the directories to their places in the parent, all or none.
-    pub(crate) fn publish(self, dirs: &[PathBuf]) -> Result<(), StoreError> {
-        self.work.publish(dirs)?;
-        disk::sync_dir(&self.parent).map_err(cannot_write(&self.parent))
-    }
+    work.publish(identities.len(), parent)
 }
 
 /// Where the directories are made; removed when dropped.
@@ -103,23 +91,19 @@ impl Work {
         create().map_err(cannot_write(parent))
     }
 
-    fn node(&self, node: usize) -> PathBuf {
-        self.0.join(format!("node{node}"))
-    }
-
-    /// Moves the directories to their places, all or none.
-    fn publish(&self, dirs: &[PathBuf]) -> Result<(), StoreError> {
-        for (node, dir) in dirs.iter().enumerate() {
+    /// Moves the directories of so many nodes to their places, all or none.
+    fn publish(&self, nodes: usize, parent: &Path) -> Result<(), StoreError> {
+        for node in 0..nodes {
+            let path = dir(parent, node);
             // A rename replaces an empty directory and no other.
-            if let Err(source) = fs::rename(self.node(node), dir) {
-                for (node, dir) in dirs[..node].iter().enumerate() {
-                    let _ = fs::rename(dir, self.node(node));
+            if let Err(source) = fs::rename(dir(&self.0, node), &path) {
+                for node in 0..node {
+                    let _ = fs::rename(dir(parent, node), dir(&self.0, node));
                 }
-                let path = dir.clone();
                 return Err(StoreError::Io { path, source });
             }
         }
-        Ok(())
+        disk::sync_dir(parent).map_err(cannot_write(parent))
     }
 }
 

@@ -7,10 +7,8 @@
 use std::{
     collections::BTreeSet,
     error::Error,
-    panic::resume_unwind,
     path::PathBuf,
     process::ExitCode,
-    thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -54,18 +52,18 @@ pub(crate) fn cluster(args: &CreateCluster) -> Result<ExitCode, Box<dyn Error>> 
         Some(place) => Some(given(place, args)?),
         None => None,
     };
-    let nodes = match (&found, args.nodes) {
+    let count = match (&found, args.nodes) {
         (Some((definition, _)), _) => definition.operators.len(),
         (None, nodes) => nodes.map_or(MIN_OPERATORS, |it| it as usize),
     };
-    let dirs: Vec<_> = (0..nodes)
-        .map(|node| args.cluster_dir.join(format!("node{node}")))
+    let dirs: Vec<_> = (0..count)
+        .map(|node| nodes::dir(&args.cluster_dir, node))
         .collect();
     if let Some(path) = dirs.iter().find(|it| it.exists()) {
         let path = path.clone();
         return Err(CreateError::Exists { path }.into());
     }
-    let identities: Vec<_> = (0..nodes).map(|_| k1::SecretKey::generate()).collect();
+    let identities: Vec<_> = (0..count).map(|_| k1::SecretKey::generate()).collect();
     let (definition, network, keys) = match found {
         Some((definition, network)) => with_definition(args, definition, network, &identities)?,
         None => with_flags(args, &identities)?,
@@ -79,7 +77,7 @@ pub(crate) fn cluster(args: &CreateCluster) -> Result<ExitCode, Box<dyn Error>> 
         false => Cost::Secure,
     };
     // They take nearly all of the time, and need nothing of what is made meanwhile.
-    let keystores = nodes * keys.len();
+    let keystores = count * keys.len();
     let derivations = Derivations::start(keystores, cost, threads());
     let dealt = NewCluster {
         definition,
@@ -93,24 +91,15 @@ pub(crate) fn cluster(args: &CreateCluster) -> Result<ExitCode, Box<dyn Error>> 
         },
     }
     .deal()?;
-    let networks = args.shape.testnet.networks()?;
-    let (found, written) = thread::scope(|scope| {
-        // Beside the keystores, which take far longer.
-        let verify = || Verifier::new().with_networks(&networks).lock(&dealt.lock);
-        let found = scope.spawn(verify);
-        let progress = Progress::new("keystores encrypted", keystores);
-        let written = nodes::write(
-            &args.cluster_dir,
-            &network,
-            &identities,
-            &dealt,
-            derivations,
-            |done| progress.show(done),
-        );
-        (found.join(), written)
-    });
-    right("new lock", found.unwrap_or_else(|it| resume_unwind(it)))?;
-    written?.publish(&dirs)?;
+    let progress = Progress::new("keystores encrypted", keystores);
+    nodes::write(
+        &args.cluster_dir,
+        &network,
+        &identities,
+        &dealt,
+        derivations,
+        |done| progress.show(done),
+    )?;
     tell(args, &dealt.lock, &dirs, &identities);
     Ok(ExitCode::SUCCESS)
 }

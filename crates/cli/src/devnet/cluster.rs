@@ -127,7 +127,7 @@ impl Cluster {
     /// Opens the cluster in the data directory, or makes one there.
     pub(crate) fn create(args: &args::Devnet) -> SetupResult<Self> {
         let dirs: Vec<_> = (0..args.nodes)
-            .map(|node| args.data_dir.join(format!("node{node}")))
+            .map(|node| nodes::dir(&args.data_dir, node as usize))
             .collect();
         let files = if dirs.iter().any(|it| it.exists()) {
             open(args, &dirs)?
@@ -260,8 +260,7 @@ fn make(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
         derivations,
         // They protect nothing and take no time.
         |_| (),
-    )?
-    .publish(dirs)?;
+    )?;
     let Dealt { lock, shares, .. } = dealt;
     Ok(Files {
         lock,
