@@ -3,9 +3,9 @@
 //! Spec: cluster, sections 5 to 8 and 11.3. Nothing is written, and nobody is asked but the execution
 //! client that is given.
 //!
-//! A lock is what everything else is compared with. One whose content is wrong would blame files that
-//! are right, so then they are only checked by themselves, or against another node's lock that is of
-//! the same directory and right.
+//! A lock is what everything else is compared with. One whose content is wrong, or that neither all
+//! shares nor enough nodes signed, would blame files that are right, so then they are only checked by
+//! themselves, or against another node's lock that is of the same directory and right.
 //!
 //! - **Bounds:** those of `pluto-cluster` and `pluto-eth` for each file, [`MAX_NODES`] node directories.
 //! - **Cost:** the derivation of each keystore's key, about 30 ms; on all cores.
@@ -26,6 +26,7 @@ use std::{
 
 use pluto_cluster::{
     Definition, LockFile, MAX_OPERATORS, ReadError, Severity, Verifier, http::ExecutionClient,
+    verify,
 };
 use pluto_crypto::{bls, keyfile};
 use pluto_eth::network::{ForkVersion, Networks};
@@ -39,6 +40,9 @@ use crate::args;
 const LOCK_FILE: &str = "cluster-lock.json";
 const DEFINITION_FILE: &str = "cluster-definition.json";
 const KEYSTORES_DIR: &str = "validator_keys";
+
+/// Where a lock has the signature of all shares.
+const AGGREGATE: &str = "signature_aggregate";
 
 /// Most node directories of one directory: one for each operator, and as many again by mistake.
 const MAX_NODES: usize = 2 * MAX_OPERATORS;
@@ -235,9 +239,7 @@ impl<'a> Check<'a> {
             });
         }
         let found = self.verifier().lock(&lock);
-        let comparable = !found
-            .iter()
-            .any(|it| it.severity() == Severity::Error && !is_about_signers(it.rule(), &it.path));
+        let comparable = is_comparable(&lock, &found);
         let clean = found.is_empty();
         for it in found {
             self.add(&path, it.path, it.problem);
@@ -315,7 +317,8 @@ impl<'a> Check<'a> {
             let path = parent.join(DEFINITION_FILE);
             if path.is_file() {
                 let definition = self.definition(&path);
-                let lock = reference.map(|at| &known[at].lock);
+                let lock = reference.map(|at| &known[at]).filter(|it| it.comparable);
+                let lock = lock.map(|it| &it.lock);
                 self.compare_definition(&path, definition.as_ref(), lock);
             }
             self.together(parent, reference.map(|at| &known[at]));
@@ -410,6 +413,34 @@ impl<'a> Check<'a> {
     }
 }
 
+/// Whether the content of a lock is what the cluster agreed to, although perhaps not all signed it.
+fn is_comparable(lock: &LockFile, found: &[verify::Finding]) -> bool {
+    let errors = found.iter().filter(|it| it.severity() == Severity::Error);
+    let mut kinds = errors
+        .map(|it| is_about_signers(it.rule(), &it.path))
+        .peekable();
+    kinds.peek().is_none() || (kinds.all(|it| it) && is_vouched_for(lock, found))
+}
+
+/// Whether signatures bind the content: hashes alone are right again after whoever changed it has
+/// computed them. All shares together signed it, or as many nodes as make a key.
+fn is_vouched_for(lock: &LockFile, found: &[verify::Finding]) -> bool {
+    if found.iter().all(|it| it.path != AGGREGATE) {
+        return true;
+    }
+    let Ok(threshold) = lock.definition.usable_threshold() else {
+        return false;
+    };
+    let wrong = found
+        .iter()
+        .filter(|it| it.path.starts_with("node_signatures["));
+    let signed = lock
+        .node_signatures
+        .len()
+        .min(lock.definition.operators.len());
+    signed.saturating_sub(wrong.count()) >= threshold as usize
+}
+
 /// Whether an error says only that somebody did not sign, not that the content is wrong.
 fn is_about_signers(rule: &str, path: &str) -> bool {
     const RULES: [&str; 6] = [
@@ -420,7 +451,7 @@ fn is_about_signers(rule: &str, path: &str) -> bool {
         "partly-signed",
         "creator-unsigned",
     ];
-    RULES.contains(&rule) || path == "signature_aggregate" || path.starts_with("node_signatures")
+    RULES.contains(&rule) || path == AGGREGATE || path.starts_with("node_signatures")
 }
 
 fn is_node(dir: &Path) -> bool {

@@ -13,7 +13,7 @@ use std::{
 
 use pluto_cluster::LockFile;
 use pluto_core::PeerIdx;
-use pluto_crypto::{bls, k1, keyfile};
+use pluto_crypto::{bls, enr::Enr, k1, keyfile};
 use pluto_eth::{
     address::Address,
     deposit::{Gwei, Message, WithdrawalCredentials, file},
@@ -171,6 +171,42 @@ fn a_lock_that_an_operator_did_not_sign_is_still_what_the_rest_is_compared_with(
         "{report:#?}"
     );
     report.blames_only(&[&path, &deposits]);
+}
+
+/// Whoever changes a lock can make its hashes right again, and then nothing is left that was signed.
+#[test]
+fn a_lock_that_nobody_signed_blames_neither_the_identity_key_nor_the_definition() {
+    let Some(vectors) = vectors() else { return };
+    let copy = Copy::of(&vectors, CLUSTERS[2]);
+    let (mut lock, _) = copy.open();
+    lock.definition.operators[0].enr = Enr::for_key(&k1::SecretKey::generate()).text().to_owned();
+    lock.definition.name = "another".to_owned();
+    lock.definition.config_hash = lock.definition.compute_config_hash().unwrap().to_vec();
+    lock.update_hashes().unwrap();
+    let paths = [0, 1, 2, 3].map(|node| copy.node(node, "cluster-lock.json"));
+    for path in &paths {
+        fs::write(path, lock.to_json().unwrap()).unwrap();
+    }
+
+    let report = verify(&copy.root().join("node0"), &[]);
+    let place = "signature_aggregate";
+    assert!(
+        report.has("error", &paths[0], place, "aggregate-signature"),
+        "{report:#?}"
+    );
+    assert!(
+        report.has("unchecked", &paths[0], "", "lock-wrong"),
+        "{report:#?}"
+    );
+    report.blames_only(&[&paths[0]]);
+
+    let report = verify(copy.root(), &[]);
+    report.blames_only(&paths.each_ref().map(PathBuf::as_path));
+    let definition = copy.root().join("cluster-definition.json");
+    assert!(
+        !report.has("warning", &definition, "config_hash", "definition"),
+        "{report:#?}"
+    );
 }
 
 #[test]
