@@ -19,7 +19,8 @@ mod problem;
 
 use std::{
     error::Error,
-    fs, io,
+    ffi::OsStr,
+    fmt, fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -30,6 +31,7 @@ use pluto_cluster::{
 };
 use pluto_crypto::{bls, keyfile};
 use pluto_eth::network::{ForkVersion, Networks};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use self::{
     node::Node,
@@ -50,6 +52,9 @@ const MAX_NODES: usize = 2 * MAX_OPERATORS;
 /// How much of a file is looked at to tell a lock from a definition.
 const SNIFF_BYTES: usize = 16 << 20;
 
+/// How many keys of its outermost object; those files have about twenty.
+const MAX_KEYS: usize = 64;
+
 #[derive(Debug, thiserror::Error)]
 enum VerifyError {
     #[error("cannot read {}", path.display())]
@@ -63,6 +68,11 @@ enum VerifyError {
         path.display()
     )]
     NothingThere { path: PathBuf },
+    #[error(
+        "{} is neither a definition nor a lock; give the directory that it is in",
+        path.display()
+    )]
+    Neither { path: PathBuf },
     #[error("more than {MAX_NODES} node directories in {}", path.display())]
     TooManyNodes { path: PathBuf },
 }
@@ -177,15 +187,21 @@ impl<'a> Check<'a> {
             source,
         };
         if !fs::metadata(path).map_err(unreadable)?.is_dir() {
-            return Ok(if is_lock(path).map_err(unreadable)? {
-                let checked = self.lock(path, &[]);
-                self.subject = checked.map(|it| Subject::Lock(Box::new(it.lock)));
-                Kind::Lock
-            } else {
-                let definition = self.definition(path);
-                self.subject = definition.map(|it| Subject::Definition(Box::new(it)));
-                Kind::Definition
-            });
+            return match content(path).map_err(unreadable)? {
+                Content::Lock => {
+                    let checked = self.lock(path, &[]);
+                    self.subject = checked.map(|it| Subject::Lock(Box::new(it.lock)));
+                    Ok(Kind::Lock)
+                }
+                Content::Definition => {
+                    let definition = self.definition(path);
+                    self.subject = definition.map(|it| Subject::Definition(Box::new(it)));
+                    Ok(Kind::Definition)
+                }
+                Content::Neither => Err(VerifyError::Neither {
+                    path: path.to_owned(),
+                }),
+            };
         }
         if is_node(path) {
             self.directories(path, &[path.to_owned()]);
@@ -458,25 +474,82 @@ fn is_node(dir: &Path) -> bool {
     dir.join(LOCK_FILE).exists() || dir.join(keyfile::FILE_NAME).exists()
 }
 
-/// A lock by its name, or by what it says.
-fn is_lock(path: &Path) -> io::Result<bool> {
+/// What a file is: by its name, or else by what it says. What cannot be told is left to the reader of
+/// definitions, which says what is wrong.
+fn content(path: &Path) -> io::Result<Content> {
     use io::Read;
 
-    if path.file_name().is_some_and(|name| name == LOCK_FILE) {
-        return Ok(true);
+    match path.file_name().and_then(OsStr::to_str) {
+        Some(DEFINITION_FILE) => return Ok(Content::Definition),
+        Some(LOCK_FILE) => return Ok(Content::Lock),
+        _ => {}
     }
     let mut start = Vec::new();
     // What is no file is not opened: a pipe would wait for a writer.
     if !fs::metadata(path)?.is_file() {
-        return Ok(false);
+        return Ok(Content::Definition);
     }
     fs::File::open(path)?
         .take(SNIFF_BYTES as u64)
         .read_to_end(&mut start)?;
-    let key = b"cluster_definition";
-    Ok(start
-        .windows(key.len())
-        .any(|it| it.eq_ignore_ascii_case(key)))
+    Ok(Content::of(&start))
+}
+
+/// What a file may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Definition,
+    Lock,
+    Neither,
+}
+
+impl Content {
+    /// By the keys of the outermost object, as far as it can be read: names and texts inside may say
+    /// anything.
+    fn of(json: &[u8]) -> Self {
+        /// Of every version.
+        const DEFINITION_KEYS: [&str; 3] = ["operators", "fork_version", "config_hash"];
+
+        if json.iter().find(|it| !it.is_ascii_whitespace()) != Some(&b'{') {
+            return if json.is_empty() {
+                Self::Definition
+            } else {
+                Self::Neither
+            };
+        }
+        let mut keys = Keys::default();
+        let read = serde_json::Deserializer::from_slice(json).deserialize_map(&mut keys);
+        let has = |key: &str| keys.0.iter().any(|it| it.eq_ignore_ascii_case(key));
+        if has("cluster_definition") {
+            Self::Lock
+        } else if read.is_err() || DEFINITION_KEYS.into_iter().any(has) {
+            Self::Definition
+        } else {
+            Self::Neither
+        }
+    }
+}
+
+/// The first keys of an object; their values are skipped.
+#[derive(Default)]
+struct Keys(Vec<String>);
+
+impl<'de> Visitor<'de> for &mut Keys {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key()? {
+            if self.0.len() < MAX_KEYS {
+                self.0.push(key);
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
 }
 
 fn fork_version(lock: &LockFile) -> Option<ForkVersion> {
@@ -487,4 +560,32 @@ fn fork_version(lock: &LockFile) -> Option<ForkVersion> {
 /// The public keys of validators and of shares, as they stand in a lock.
 fn public_key(bytes: &[u8]) -> Option<bls::PublicKey> {
     bls::PublicKey::from_bytes(bytes.try_into().ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_what_its_outermost_keys_say() {
+        for (json, content) in [
+            (r#"{"cluster_definition":{"name":"a"}}"#, Content::Lock),
+            (r#" {"Cluster_Definition":{"na"#, Content::Lock),
+            (
+                r#"{"name":"cluster_definition","config_hash":""}"#,
+                Content::Definition,
+            ),
+            (
+                r#"{"x":{"cluster_definition":{}},"operators":[]}"#,
+                Content::Definition,
+            ),
+            (r#"{"name":"cut o"#, Content::Definition),
+            ("", Content::Definition),
+            (r#"[{"pubkey":"","fork_version":""}]"#, Content::Neither),
+            (r#"{"crypto":{},"uuid":""}"#, Content::Neither),
+            ("0a1b2c", Content::Neither),
+        ] {
+            assert_eq!(Content::of(json.as_bytes()), content, "{json}");
+        }
+    }
 }

@@ -952,6 +952,33 @@ fn what_is_nothing_of_a_cluster_is_refused() {
     }
 }
 
+#[test]
+fn a_definition_may_have_any_name_and_another_file_is_neither() {
+    let Some(vectors) = vectors() else { return };
+    let copy = Copy::of(&vectors, CLUSTERS[2]);
+    let path = copy.root().join("cluster-definition.json");
+    let mut definition = pluto_cluster::Definition::read(&path).unwrap();
+    definition.name = "my cluster_definition".to_owned();
+    for path in [path, copy.root().join("mine.json")] {
+        fs::write(&path, definition.to_json().unwrap()).unwrap();
+        assert_eq!(verify(&path, &[]).kind, "definition");
+    }
+    for file in [
+        "deposit-data.json",
+        "validator_keys/keystore-0.json",
+        "validator_keys/keystore-0.txt",
+        keyfile::FILE_NAME,
+    ] {
+        let output = pluto(&copy.node(0, file), &[]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            stderr.contains("neither a definition nor a lock"),
+            "{stderr}"
+        );
+    }
+}
+
 fn pluto(path: &Path, args: &[&str]) -> std::process::Output {
     Command::new(env!("CARGO_BIN_EXE_pluto"))
         .arg("verify")
