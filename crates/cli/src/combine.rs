@@ -21,7 +21,7 @@ use pluto_eth::{
     threads,
 };
 
-use crate::{args, progress::Progress};
+use crate::{args, progress::Progress, say::say};
 
 #[derive(Debug, thiserror::Error)]
 enum CombineError {
@@ -110,20 +110,20 @@ pub(crate) fn run(args: &args::Combine) -> Result<ExitCode, Box<dyn Error>> {
     let progress = Progress::new("keystores encrypted", keys.len());
     let sealed = encrypt_all(&keys, Cost::Secure, threads(), |done| progress.show(done));
     if let Some(away) = target.store(&sealed)? {
-        println!(
+        say!(
             "What was in {} is in {}",
             args.output_dir.display(),
             away.display()
         );
     }
-    println!(
+    say!(
         "Combined {} validator keys of {} nodes ({}) into {}",
         keys.len(),
         dirs.len(),
         first.display(),
         args.output_dir.display()
     );
-    println!("Stop the cluster before you use them: a validator that signs twice is slashed.");
+    say!("Stop the cluster before you use them: a validator that signs twice is slashed.");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -25,7 +25,10 @@ use pluto_eth::{
 use pluto_p2p::identity;
 
 pub(crate) use self::cluster::cluster;
-use crate::args::{self, CharonVersion, CreateDkg, Shape};
+use crate::{
+    args::{self, CharonVersion, CreateDkg, Shape},
+    say::say,
+};
 
 /// Fewest operators and smallest threshold of new clusters (cluster spec, section 11.4).
 const MIN_OPERATORS: usize = 3;
@@ -121,8 +124,8 @@ pub(crate) fn dkg(args: &CreateDkg) -> Result<ExitCode, Box<dyn Error>> {
     )?;
     fs::create_dir_all(&args.output_dir).map_err(cannot_write(&args.output_dir))?;
     definition.create_file(&path)?;
-    println!("Created {}", path.display());
-    println!(
+    say!("Created {}", path.display());
+    say!(
         "{} operators, threshold {}, {} validators on {}",
         definition.operators.len(),
         definition.threshold,
@@ -132,7 +135,7 @@ pub(crate) fn dkg(args: &CreateDkg) -> Result<ExitCode, Box<dyn Error>> {
     if let Ok(members) = definition.members() {
         for it in members {
             let peer = identity::peer_id(&it.public_key);
-            println!(
+            say!(
                 "  operator {}  {peer}  {}",
                 it.idx.get(),
                 identity::name(&peer)
@@ -140,10 +143,10 @@ pub(crate) fn dkg(args: &CreateDkg) -> Result<ExitCode, Box<dyn Error>> {
         }
     }
     if args.operator_enrs.is_empty() {
-        println!("No operator has joined: each adds its ENR and signs with its wallet.");
-        println!("`pluto verify` says who has not.");
+        say!("No operator has joined: each adds its ENR and signs with its wallet.");
+        say!("`pluto verify` says who has not.");
     } else {
-        println!("Give the file to all operators: the ceremony of each needs the same.");
+        say!("Give the file to all operators: the ceremony of each needs the same.");
     }
     Ok(ExitCode::SUCCESS)
 }

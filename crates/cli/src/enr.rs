@@ -5,7 +5,10 @@ use std::{error::Error, process::ExitCode};
 use pluto_crypto::{enr::Enr, k1::SecretKey, keyfile};
 use pluto_p2p::identity;
 
-use crate::args::DataDir;
+use crate::{
+    args::DataDir,
+    say::{note, say},
+};
 
 /// The identity key's file inside a data directory (p2p spec, section 1.1).
 pub(crate) const KEY_FILE: &str = "charon-enr-private-key";
@@ -13,10 +16,10 @@ pub(crate) const KEY_FILE: &str = "charon-enr-private-key";
 pub(crate) fn create(target: &DataDir) -> Result<ExitCode, Box<dyn Error>> {
     let path = target.data_dir.join(KEY_FILE);
     let key = keyfile::create(&path)?;
-    println!("Created the identity key {}", path.display());
-    println!("{}", Enr::for_key(&key).text());
-    println!("{}", who(&key));
-    println!(
+    say!("Created the identity key {}", path.display());
+    say!("{}", Enr::for_key(&key).text());
+    say!("{}", who(&key));
+    say!(
         "\nBack up {}: whoever has it is this node, and nobody can make it again.",
         path.display()
     );
@@ -25,9 +28,9 @@ pub(crate) fn create(target: &DataDir) -> Result<ExitCode, Box<dyn Error>> {
 
 pub(crate) fn show(target: &DataDir) -> Result<ExitCode, Box<dyn Error>> {
     let key = keyfile::load(target.data_dir.join(KEY_FILE))?;
-    println!("{}", Enr::for_key(&key).text());
+    say!("{}", Enr::for_key(&key).text());
     // Beside the ENR, which scripts take from standard output.
-    eprintln!("{}", who(&key));
+    note!("{}", who(&key));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,6 +2,12 @@
 //!
 //! Exit codes: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted.
 
+#![warn(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "these panic where nobody reads; see `say`"
+)]
+
 mod args;
 mod combine;
 mod create;
@@ -10,6 +16,7 @@ mod enr;
 mod nodes;
 mod progress;
 mod relay;
+mod say;
 mod signals;
 mod verify;
 
@@ -17,7 +24,10 @@ use std::{error::Error, process::ExitCode};
 
 use clap::Parser;
 
-use args::{Args, Command, Create};
+use self::{
+    args::{Args, Command, Create},
+    say::{note, say},
+};
 
 /// What a command that was interrupted ends with, as shells do for SIGINT.
 const INTERRUPTED: u8 = 130;
@@ -35,7 +45,7 @@ fn main() -> ExitCode {
         Command::Create(Create::Dkg(args)) => create::dkg(&args),
         Command::Create(Create::Cluster(args)) => create::cluster(&args),
         Command::Version => {
-            println!("pluto v{}", env!("CARGO_PKG_VERSION"));
+            say!("pluto v{}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
         }
     };
@@ -47,13 +57,14 @@ fn main() -> ExitCode {
 
 /// Prints an error with its causes.
 fn report(error: &dyn Error) {
-    eprint!("error: {error}");
+    let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        eprint!(": {cause}");
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
         source = cause.source();
     }
-    eprintln!();
+    note!("error: {text}");
 }
 
 /// Logs go to standard error, where data on standard output is not disturbed. `RUST_LOG` chooses.
@@ -63,5 +74,7 @@ fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Nobody reads them: that is no error to print where nobody reads.
+        .log_internal_errors(false)
         .init();
 }

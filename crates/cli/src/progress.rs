@@ -10,6 +10,8 @@ pub(crate) struct Progress {
     what: &'static str,
     total: usize,
     is_terminal: bool,
+    /// Whether nothing of it stays when it is done.
+    is_passing: bool,
 }
 
 impl Progress {
@@ -19,6 +21,15 @@ impl Progress {
             what,
             total,
             is_terminal: io::stderr().is_terminal(),
+            is_passing: false,
+        }
+    }
+
+    /// As [`new`](Self::new); when all are done it is taken away.
+    pub(crate) fn passing(what: &'static str, total: usize) -> Self {
+        Self {
+            is_passing: true,
+            ..Self::new(what, total)
         }
     }
 
@@ -26,11 +37,18 @@ impl Progress {
     pub(crate) fn show(&self, done: usize) {
         let Self { what, total, .. } = self;
         let ended = done == *total;
+        if ended && self.is_passing && !self.is_terminal {
+            return;
+        }
         let mut stderr = io::stderr().lock();
         // Who cannot be told is not.
         let _ = if self.is_terminal {
             let bar = bar(done, *total);
-            let end = if ended { "\n" } else { "" };
+            let end = match (ended, self.is_passing) {
+                (false, _) => "",
+                (true, false) => "\n",
+                (true, true) => "\r\x1b[K",
+            };
             write!(stderr, "\r[{bar}] {done} of {total} {what}{end}")
         } else if ended {
             writeln!(stderr, "{done} of {total} {what}")

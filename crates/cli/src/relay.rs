@@ -12,7 +12,11 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{INTERRUPTED, args, signals::Signals};
+use crate::{
+    INTERRUPTED, args,
+    say::{note, say},
+    signals::Signals,
+};
 
 pub(crate) fn run(args: args::Relay) -> Result<ExitCode, Box<dyn Error>> {
     let (key, created) = identity(&args)?;
@@ -200,9 +204,9 @@ impl Voice {
     fn created(&self, args: &args::Relay) {
         let path = args.data_dir.join(keyfile::FILE_NAME).display().to_string();
         if self.json {
-            println!("{}", json!({"event": "key created", "path": path}));
+            say!("{}", json!({"event": "key created", "path": path}));
         } else {
-            println!("Created the identity key {path}. Back it up: clients know the relay by it.");
+            say!("Created the identity key {path}. Back it up: clients know the relay by it.");
         }
     }
 
@@ -218,19 +222,19 @@ impl Voice {
                 "http": http.map(|at| format!("http://{at}/")),
                 "monitoring": monitoring.map(|at| format!("http://{at}/metrics")),
             });
-            println!("{line}");
+            say!("{line}");
             return;
         }
-        println!("Relay {} serves", self.control.peer_id());
+        say!("Relay {} serves", self.control.peer_id());
         for address in addresses {
-            println!("  {address}");
+            say!("  {address}");
         }
         match http {
-            Some(http) => println!("Clients find it with --p2p-relays http://{http}"),
-            None => println!("Clients find it by one of these addresses: there is no HTTP server"),
+            Some(http) => say!("Clients find it with --p2p-relays http://{http}"),
+            None => say!("Clients find it by one of these addresses: there is no HTTP server"),
         }
         if let Some(monitoring) = monitoring {
-            println!("Metrics are at http://{monitoring}/metrics");
+            say!("Metrics are at http://{monitoring}/metrics");
         }
     }
 
@@ -256,9 +260,9 @@ impl Voice {
         let seconds = left.as_secs_f64().ceil();
         if self.json {
             let line = json!({"event": "draining", "circuits": state.circuits, "seconds": seconds});
-            println!("{line}");
+            say!("{line}");
         } else {
-            println!(
+            say!(
                 "Shutting down: circuits that run: {}. They get {seconds} s; a second signal ends it now",
                 state.circuits
             );
@@ -272,20 +276,20 @@ impl Voice {
             Outcome::Stopped { circuits } => ("a second signal", circuits),
         };
         if self.json {
-            println!("{}", json!({"event": "ended", "how": how, "cut": cut}));
+            say!("{}", json!({"event": "ended", "how": how, "cut": cut}));
         } else {
-            println!("Ended: {how}. Circuits that were cut: {cut}");
+            say!("Ended: {how}. Circuits that were cut: {cut}");
         }
     }
 
     fn warn(&self, what: &str, text: &str) {
         if self.json {
-            println!(
+            say!(
                 "{}",
                 json!({"event": "warning", "what": what, "text": text})
             );
         } else {
-            eprintln!("warning: {text}");
+            note!("warning: {text}");
         }
     }
 }

@@ -167,6 +167,34 @@ fn a_devnet_leaves_a_cluster_that_is_right_and_is_used_again() {
     );
 }
 
+/// As `pluto … | head` leaves it.
+#[test]
+fn nobody_reading_changes_no_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    for (args, code) in [
+        (&["create", "enr"][..], 0),
+        (&["enr"], 0),
+        (&["version"], 0),
+        (&["verify"], 0),
+        (&["combine", "--cluster-dir"], 1),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pluto"));
+        command.args(args);
+        match args[0] {
+            "version" => &mut command,
+            "enr" | "create" => command.arg("--data-dir").arg(dir.path()),
+            _ => command.arg(dir.path()),
+        };
+        let status = command.stdout(closed()).stderr(closed()).status().unwrap();
+        assert_eq!(status.code(), Some(code), "{args:?}");
+    }
+}
+
 #[test]
 fn wrong_usage_is_told_from_failure() {
     let dir = tempfile::tempdir().unwrap();

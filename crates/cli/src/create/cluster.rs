@@ -29,7 +29,7 @@ use super::{
 };
 use pluto_p2p::identity;
 
-use crate::{args::CreateCluster, nodes, progress::Progress};
+use crate::{args::CreateCluster, nodes, progress::Progress, say::say};
 
 #[derive(Debug, thiserror::Error)]
 enum DefinitionError {
@@ -109,25 +109,23 @@ fn tell(args: &CreateCluster, lock: &LockFile, dirs: &[PathBuf], identities: &[k
         "" => "a cluster without a name",
         name => name,
     };
-    println!(
+    say!(
         "Created the nodes of {name} in {}",
         args.cluster_dir.display()
     );
     for (node, (dir, key)) in dirs.iter().zip(identities).enumerate() {
         let peer = identity::peer_id(&key.public_key());
-        println!(
+        say!(
             "  node {node}  {}  {peer}  {}",
             dir.display(),
             identity::name(&peer)
         );
-        println!("    {}", Enr::for_key(key).text());
+        say!("    {}", Enr::for_key(key).text());
     }
     if args.split_existing_keys {
-        println!(
-            "Never use the keys that were split again: a validator that signs twice is slashed."
-        );
+        say!("Never use the keys that were split again: a validator that signs twice is slashed.");
     }
-    println!("Move each directory to its node, and keep no other copy of its keys.");
+    say!("Move each directory to its node, and keep no other copy of its keys.");
 }
 
 /// Flags of Charon's that are known, so that it is not a riddle why they do nothing.

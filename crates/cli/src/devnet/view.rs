@@ -6,6 +6,8 @@ use std::{fmt::Write as _, time::Duration};
 use pluto_p2p::p2p_context::WhyNotConnected;
 use serde_json::{Value, json};
 
+use crate::say::say;
+
 use super::{
     Upgrade,
     cluster::Cluster,
@@ -299,8 +301,7 @@ impl View {
     }
 
     fn say(&self, line: String) {
-        // Nobody reads: the run goes on, its exit code tells.
-        let _ = writeln!(io::stdout(), "{line}");
+        say!("{line}");
     }
 
     fn json(&self, value: Value) {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{IsTerminal, Write},
     path::{Path, PathBuf},
 };
 
@@ -21,6 +20,7 @@ use super::{
     problem::Problem,
     public_key,
 };
+use crate::progress::Progress;
 
 /// Which operator's they are, how many opened, and the right shares by validator.
 type Keystores = (Option<usize>, usize, Vec<Option<SecretKey>>);
@@ -128,16 +128,9 @@ impl Check<'_> {
             }
         }
         let total = sealed.len();
-        let show = std::io::stderr().is_terminal();
-        let secrets = decrypt_all(&sealed, threads(), |done| {
-            if show {
-                eprint!("\r{done} of {total} keystores opened");
-                let _ = std::io::stderr().flush();
-            }
-        });
-        if show {
-            eprint!("\r\x1b[K");
-        }
+        // Not the end of it: what was found is told instead.
+        let progress = Progress::passing("keystores opened", total);
+        let secrets = decrypt_all(&sealed, threads(), |done| progress.show(done));
         let mut opened = Vec::with_capacity(total);
         for ((index, path), secret) in loaded.into_iter().zip(secrets) {
             match secret {

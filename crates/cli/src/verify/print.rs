@@ -9,6 +9,7 @@ use pluto_p2p::identity::{name, peer_id};
 use serde_json::{Value, json};
 
 use super::{Check, Kind, Subject, problem::Finding};
+use crate::say::say;
 
 /// Validators that are listed for people; programs get all.
 const MAX_VALIDATORS: usize = 16;
@@ -21,7 +22,7 @@ pub(super) fn json(check: &Check<'_>, kind: Kind, ok: bool) {
         "summary": summary(check),
         "findings": findings,
     });
-    println!("{report}");
+    say!("{report}");
 }
 
 fn finding(it: &Finding) -> Value {
@@ -85,13 +86,13 @@ fn summary(check: &Check<'_>) -> Value {
 }
 
 pub(super) fn text(check: &Check<'_>, kind: Kind, path: &Path, ok: bool) {
-    println!("{} {}", kind.name(), path.display());
+    say!("{} {}", kind.name(), path.display());
     if let Some(subject) = &check.subject {
         describe(check, subject);
     }
     let mut shown = check.findings.iter().peekable();
     if shown.peek().is_some() {
-        println!();
+        say!("");
     }
     for it in shown {
         let place = if it.path.is_empty() {
@@ -99,20 +100,20 @@ pub(super) fn text(check: &Check<'_>, kind: Kind, path: &Path, ok: bool) {
         } else {
             format!(": {}", it.path)
         };
-        println!(
+        say!(
             "{}: {}{place}: {} [{}]",
             it.problem.severity(),
             it.file.display(),
             message(it),
             it.problem.rule()
         );
-        println!("    {}", it.problem.advice());
+        say!("    {}", it.problem.advice());
     }
     let count = |severity| {
         let of = |it: &&Finding| it.problem.severity() == severity;
         check.findings.iter().filter(of).count()
     };
-    println!(
+    say!(
         "\n{}: {} errors, {} warnings, {} unchecked, {} notes",
         if ok { "ok" } else { "not ok" },
         count(Severity::Error),
@@ -124,17 +125,17 @@ pub(super) fn text(check: &Check<'_>, kind: Kind, path: &Path, ok: bool) {
 
 fn describe(check: &Check<'_>, subject: &Subject) {
     let definition = subject.definition();
-    println!("  name        {}", shown(&definition.name));
-    println!(
+    say!("  name        {}", shown(&definition.name));
+    say!(
         "  network     {} (fork version 0x{})",
         network(check, definition).unwrap_or("not known"),
         hex::encode(&definition.fork_version)
     );
-    println!("  format      {}", definition.version);
+    say!("  format      {}", definition.version);
     if let Subject::Lock(lock) = subject {
-        println!("  lock hash   0x{}", hex::encode(&lock.lock_hash));
+        say!("  lock hash   0x{}", hex::encode(&lock.lock_hash));
     }
-    println!(
+    say!(
         "  threshold   {} of {} operators",
         definition.threshold,
         definition.operators.len()
@@ -142,21 +143,21 @@ fn describe(check: &Check<'_>, subject: &Subject) {
     for (index, it) in definition.operators.iter().enumerate() {
         let peer = peer(definition, index).map(|it| format!("{it}  {}", name(&it)));
         let peer = peer.unwrap_or_else(|| "no valid ENR".to_owned());
-        println!("    {index:>3}  {peer}  {}", shown(&it.address));
+        say!("    {index:>3}  {peer}  {}", shown(&it.address));
     }
-    println!("  validators  {}", definition.num_validators);
+    say!("  validators  {}", definition.num_validators);
     let validators = validators(subject);
     for (index, it) in validators.iter().take(MAX_VALIDATORS).enumerate() {
-        println!("    {index:>3}  {it}");
+        say!("    {index:>3}  {it}");
     }
     if validators.len() > MAX_VALIDATORS {
-        println!("         and {} more", validators.len() - MAX_VALIDATORS);
+        say!("         and {} more", validators.len() - MAX_VALIDATORS);
     }
     for it in &check.nodes {
         let operator = it
             .operator
             .map_or_else(|| "of nobody".to_owned(), |it| format!("operator {it}"));
-        println!(
+        say!(
             "  {}: {operator}, {} keystores opened, {} deposits",
             it.dir.display(),
             it.keystores,
