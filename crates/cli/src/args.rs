@@ -1,13 +1,20 @@
-//! The command line.
+//! The command line, and the environment in its place.
+//!
+//! What Charon reads from `CHARON_…` is read from there too, by all commands but `devnet`, so that
+//! files of environments move over. A flag counts more than the environment.
 
 use std::{
+    ffi::{OsStr, OsString},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
     time::Duration,
 };
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::BoolishValueParser,
+};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use pluto_cluster::http::{ExecutionClient, UrlError};
 use pluto_eth::address::Address;
@@ -19,6 +26,61 @@ use pluto_eth::network::{CustomError, CustomFlags, Networks};
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Args {
+    /// Those that this program was started with. Ends it, as clap does, if they are wrong.
+    pub(crate) fn read() -> Self {
+        let mut command = command(|name| std::env::var_os(name));
+        let args = command.try_get_matches_from_mut(std::env::args_os());
+        args.and_then(|it| Self::from_arg_matches(&it))
+            .unwrap_or_else(|error| error.format(&mut command).exit())
+    }
+}
+
+/// Flags that Charon does not have.
+const OURS: [&str; 4] = ["charon-version", "drain", "json", "strict"];
+
+/// The commands, with the variables that their flags are read from.
+fn command(value: fn(&str) -> Option<OsString>) -> clap::Command {
+    Args::command().mut_subcommands(move |command| match command.get_name() {
+        // It is none of Charon's, and shall not run in the directory of a real node.
+        "devnet" => command,
+        _ => with_environment(command, value),
+    })
+}
+
+fn with_environment(command: clap::Command, value: fn(&str) -> Option<OsString>) -> clap::Command {
+    let with_variable = move |arg: Arg| {
+        let Some(flag) = arg.get_long().filter(|it| !OURS.contains(it)) else {
+            return arg;
+        };
+        let name = format!("CHARON_{}", flag.to_ascii_uppercase().replace('-', "_"));
+        let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
+        // Neither is as good as not set: no flag can be given like that.
+        let is_off = |it: OsString| it.is_empty() || (is_switch && is_no(&it));
+        if value(&name).is_some_and(is_off) {
+            return arg;
+        }
+        // Tokens are secrets.
+        let arg = arg.env(name).hide_env_values(true);
+        if is_switch {
+            arg.value_parser(BoolishValueParser::new())
+        } else {
+            arg
+        }
+    };
+    let of_subcommands = move |command| with_environment(command, value);
+    command
+        .mut_args(with_variable)
+        .mut_subcommands(of_subcommands)
+}
+
+/// As Go reads a boolean, and clap.
+fn is_no(value: &OsStr) -> bool {
+    let no = ["0", "f", "false", "n", "no", "off"];
+    let is = |it: &str| value.eq_ignore_ascii_case(it);
+    no.into_iter().any(is)
 }
 
 #[derive(Debug, Subcommand)]
@@ -222,7 +284,7 @@ pub(crate) struct EndpointError(#[from] UrlError);
 
 /// Ends the program, as clap does, for a flag that is missing.
 pub(crate) fn missing(flag: &str) -> ! {
-    use clap::{CommandFactory, error::ErrorKind};
+    use clap::error::ErrorKind;
     let message = format!("the following required argument was not provided: {flag}");
     Args::command()
         .error(ErrorKind::MissingRequiredArgument, message)
@@ -372,6 +434,7 @@ pub(crate) struct Relay {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
         value_name = "BOOL"
     )]
     pub(crate) auto_p2pkey: bool,
@@ -395,6 +458,7 @@ pub(crate) struct Relay {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
         value_name = "BOOL"
     )]
     pub(crate) p2p_advertise_private_addresses: bool,
@@ -549,8 +613,6 @@ fn millis(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -594,7 +656,27 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
+        command(|_| None).debug_assert();
+    }
+
+    #[test]
+    fn flags_that_charon_has_are_read_from_its_variables() {
+        let variables = |command: &clap::Command| {
+            let all = command.get_arguments();
+            let all = all.filter_map(|it| it.get_env()?.to_str().map(str::to_owned));
+            all.collect::<Vec<_>>()
+        };
+        let root = command(|_| None);
+        let of = |name| variables(root.find_subcommand(name).unwrap());
+        assert_eq!(of("enr"), ["CHARON_DATA_DIR"]);
+        assert!(of("relay").contains(&"CHARON_P2P_TCP_ADDRESS".to_owned()));
+        assert!(!of("relay").contains(&"CHARON_DRAIN".to_owned()));
+        assert!(of("devnet").is_empty());
+
+        let off = command(|name| (name == "CHARON_FORCE").then(|| "False".into()));
+        let combine = variables(off.find_subcommand("combine").unwrap());
+        assert!(combine.contains(&"CHARON_NO_VERIFY".to_owned()));
+        assert!(!combine.contains(&"CHARON_FORCE".to_owned()));
     }
 
     #[test]

@@ -22,8 +22,6 @@ mod verify;
 
 use std::{error::Error, process::ExitCode};
 
-use clap::Parser;
-
 use self::{
     args::{Args, Command, Create},
     say::{note, say},
@@ -33,7 +31,7 @@ use self::{
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::read();
     log_to_stderr();
     let result = match args.command {
         Command::Devnet(devnet) => devnet::run(devnet),

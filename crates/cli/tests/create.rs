@@ -308,6 +308,38 @@ fn a_definition_is_made_into_a_cluster_from_a_file_and_from_an_address() {
     assert!(!out.exists());
 }
 
+/// Files of environments that were written for Charon say here what they say there.
+#[test]
+fn what_the_flags_leave_out_is_read_from_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let (addresses, out) = (format!("{ADDRESS},{ADDRESS}"), dir.path().join("out"));
+    let variables = [
+        ("CHARON_NETWORK", "hoodi"),
+        ("CHARON_NUM_VALIDATORS", "2"),
+        ("CHARON_COMPOUNDING", "1"),
+        ("CHARON_PUBLISH", "false"),
+        ("CHARON_TARGET_GAS_LIMIT", ""),
+        ("CHARON_WITHDRAWAL_ADDRESSES", &addresses),
+        ("CHARON_FEE_RECIPIENT_ADDRESSES", ADDRESS),
+        ("CHARON_OUTPUT_DIR", out.to_str().unwrap()),
+        ("CHARON_NAME", "theirs"),
+    ];
+    let wallets = [1, 2, 3].map(|it| format!("0x{}", format!("0{it}").repeat(20)));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pluto"));
+    command.args(["create", "dkg", "--name=ours", "--operator-addresses"]);
+    let created = command.arg(wallets.join(",")).envs(variables).output();
+    let created = created.unwrap();
+    assert!(created.status.success(), "{created:?}");
+
+    let definition = out.join("cluster-definition.json");
+    let definition = pluto_cluster::Definition::read(definition).unwrap();
+    assert_eq!(definition.name, "ours", "a flag counts more");
+    assert_eq!(definition.fork_version, [0x10, 0, 9, 0x10]);
+    assert_eq!(definition.num_validators, 2);
+    assert!(definition.compounding);
+    assert_eq!(definition.target_gas_limit, 60_000_000);
+}
+
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
