@@ -122,7 +122,7 @@ pub(crate) struct Shape {
     #[arg(long, short = 't')]
     pub(crate) threshold: Option<u32>,
     /// Who gets the fees: one address, or one for each validator.
-    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS", value_parser = Address::from_typed)]
     pub(crate) fee_recipient_addresses: Vec<Address>,
     /// Who gets the stake back: one address, or one for each validator.
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
@@ -172,6 +172,7 @@ pub(crate) struct CreateDkg {
         long,
         value_delimiter = ',',
         value_name = "ADDRESS",
+        value_parser = Address::from_typed,
         conflicts_with = "operator_enrs",
         required_unless_present_any = ["operator_enrs", "publish"]
     )]

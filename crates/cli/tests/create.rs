@@ -102,6 +102,30 @@ fn what_would_lose_money_or_cannot_work_is_refused() {
     }
 }
 
+/// The last letter of each is another one than its checksum is for.
+#[test]
+fn an_address_with_a_wrong_digit_is_refused_by_its_checksum() {
+    const WRONG: &str = "0x321DcB529F3945Bc94fecEA9D3BC5CAF35253B95";
+    let dir = tempfile::tempdir().unwrap();
+    let create = |withdrawal: &str, fees: &str| {
+        let withdrawal = format!("--withdrawal-addresses={withdrawal}");
+        let fees = format!("--fee-recipient-addresses={fees}");
+        let out = dir.path().join("out");
+        let mut args = vec!["--nodes=3", "--num-validators=1", "--network=hoodi"];
+        args.extend(["--insecure-keys", withdrawal.as_str(), fees.as_str()]);
+        create_bare(&out, &args)
+    };
+    for (withdrawal, fees) in [(WRONG, ADDRESS), (ADDRESS, WRONG)] {
+        let refused = create(withdrawal, fees);
+        assert!(!refused.status.success());
+        assert!(stderr(&refused).contains("checksum"), "{refused:?}");
+        assert!(!dir.path().join("out").exists());
+    }
+    let upper = format!("0x{}", ADDRESS[2..].to_uppercase());
+    let created = create(&ADDRESS.to_lowercase(), &upper);
+    assert!(created.status.success(), "{created:?}");
+}
+
 #[test]
 fn keys_are_combined_from_a_threshold_of_different_nodes_and_no_fewer() {
     let dir = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use sha3::{Digest, Keccak256};
 
+const PREFIX: &str = "0x";
 const BYTES: usize = 20;
 const HEX_DIGITS: usize = 2 * BYTES;
 
@@ -40,13 +41,32 @@ impl Address {
     pub const ZERO: Self = Self([0; BYTES]);
 
     /// Reads an address whose letters must carry the right checksum, as `create dkg` demands of
-    /// withdrawal addresses (spec cluster, section 11.1). `FromStr` takes any case.
+    /// withdrawal addresses (spec cluster, section 11.1). [`from_typed`](Self::from_typed) takes one
+    /// without a checksum too, and `FromStr` any case.
     pub fn from_checksummed(text: &str) -> Result<Self, Error> {
         let address: Self = text.parse()?;
         if address.to_string() == text {
             Ok(address)
         } else {
             Err(Error::Checksum { expected: address })
+        }
+    }
+
+    /// Reads an address that a person gave: letters of both cases are a checksum (EIP-55), which must
+    /// be right. Without one, in letters of one case, nothing tells a wrong digit.
+    pub fn from_typed(text: &str) -> Result<Self, Error> {
+        let address: Self = text.parse()?;
+        let letters = || {
+            text[PREFIX.len()..]
+                .chars()
+                .filter(char::is_ascii_alphabetic)
+        };
+        let has_checksum = letters().any(|it| it.is_ascii_lowercase())
+            && letters().any(|it| it.is_ascii_uppercase());
+        if has_checksum {
+            Self::from_checksummed(text)
+        } else {
+            Ok(address)
         }
     }
 }
@@ -56,7 +76,7 @@ impl FromStr for Address {
 
     /// `0x` and 40 hex digits of any case.
     fn from_str(text: &str) -> Result<Self, Error> {
-        let digits = text.strip_prefix("0x").ok_or(Error::NoPrefix)?;
+        let digits = text.strip_prefix(PREFIX).ok_or(Error::NoPrefix)?;
         if digits.len() != HEX_DIGITS {
             return Err(Error::WrongLength {
                 digits: digits.len(),
@@ -114,6 +134,24 @@ mod tests {
                 Err(Error::Checksum { expected: address })
             );
         }
+    }
+
+    #[test]
+    fn letters_of_both_cases_are_a_checksum_in_what_a_person_gives() {
+        let text = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed";
+        let address: Address = text.parse().unwrap();
+        let upper = format!("0x{}", text[2..].to_uppercase());
+        for right in [text, &text.to_lowercase(), &upper] {
+            assert_eq!(Address::from_typed(right), Ok(address), "{right}");
+        }
+
+        let wrong = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAec";
+        assert!(matches!(
+            Address::from_typed(wrong),
+            Err(Error::Checksum { .. })
+        ));
+        assert!(wrong.to_lowercase().parse::<Address>().is_ok());
+        assert_eq!(Address::from_typed("5a"), Err(Error::NoPrefix));
     }
 
     #[test]
