@@ -128,43 +128,50 @@ pub(crate) fn run(args: &args::Combine) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// Where the keystores go.
-struct Target<'a> {
-    path: &'a Path,
+struct Target {
+    /// Ends with the directory's own name.
+    path: PathBuf,
     /// Whether something is there that has to give way.
     taken: bool,
 }
 
-impl<'a> Target<'a> {
-    /// Before the work, not after it.
-    fn check(path: &'a Path, force: bool) -> Result<Self, CombineError> {
-        let taken = match fs::read_dir(path) {
+impl Target {
+    /// Before the work, not after it. Nothing is written yet.
+    fn check(path: &Path, force: bool) -> Result<Self, CombineError> {
+        // Without a slash at its end, which would make the name of what gives way one in it.
+        let mut path: PathBuf = path.components().collect();
+        let unwritable = |source| CombineError::Unwritable {
+            path: path.clone(),
+            source,
+        };
+        let taken = match fs::read_dir(&path) {
             Ok(mut entries) => entries.next().is_some(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(source) => {
-                let path = path.to_owned();
-                return Err(CombineError::Unwritable { path, source });
-            }
+            Err(source) => return Err(unwritable(source)),
         };
         if taken && !force {
-            let path = path.to_owned();
             return Err(CombineError::Taken { path });
         }
-        let parent = disk::parent(path);
-        if !taken && !parent.is_dir() {
-            fs::create_dir_all(&parent).map_err(|source| CombineError::Unwritable {
-                path: parent.clone(),
-                source,
-            })?;
+        if taken && path.file_name().is_none() {
+            // `.` and the like.
+            path = fs::canonicalize(&path).map_err(unwritable)?;
         }
         Ok(Self { path, taken })
     }
 
     /// Writes the keystores, and says where what was there is now.
     fn store(&self, sealed: &[Sealed]) -> Result<Option<PathBuf>, Box<dyn Error>> {
+        let parent = disk::parent(&self.path);
+        if !parent.is_dir() {
+            fs::create_dir_all(&parent).map_err(|source| CombineError::Unwritable {
+                path: parent.clone(),
+                source,
+            })?;
+        }
         let away = self.taken.then(|| self.away()).transpose()?;
-        let stored = directory::store(self.path, sealed, Cost::Secure);
+        let stored = directory::store(&self.path, sealed, Cost::Secure);
         if let (Err(_), Some(away)) = (&stored, &away) {
-            let _ = fs::rename(away, self.path);
+            let _ = fs::rename(away, &self.path);
         }
         stored?;
         Ok(away)
@@ -186,10 +193,10 @@ impl<'a> Target<'a> {
             }
         }
         // Of a directory to a name that is taken meanwhile: refused, unless that is empty.
-        match fs::rename(self.path, &away) {
+        match fs::rename(&self.path, &away) {
             Ok(()) => Ok(away),
             Err(source) => {
-                let path = self.path.to_owned();
+                let path = self.path.clone();
                 Err(CombineError::Unwritable { path, source })
             }
         }

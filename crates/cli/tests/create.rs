@@ -170,23 +170,28 @@ fn combine_looks_at_its_output_first_and_never_deletes_what_is_there() {
     let cluster = dir.path().join("cluster");
     assert!(create_cluster(&cluster, &[]).status.success());
     let out = dir.path().join("new/keys");
-    let combine = |cluster: &Path, more: &[&str]| {
+    let combine = |cluster: &Path| {
         let (from, to) = (cluster.to_str().unwrap(), out.to_str().unwrap());
-        let mut args = vec!["combine", "--cluster-dir", from, "--output-dir", to];
-        args.extend(more);
-        pluto(&args)
+        pluto(&["combine", "--cluster-dir", from, "--output-dir", to])
     };
-    assert!(combine(&cluster, &[]).status.success());
+    // Nothing is made for nothing.
+    assert!(!combine(&dir.path().join("nowhere")).status.success());
+    assert!(!dir.path().join("new").exists());
+    assert!(combine(&cluster).status.success());
     let keystore = out.join("keystore-0.json");
     let first = fs::read(&keystore).unwrap();
 
     // Said before anything is read: there is no cluster.
-    let refused = combine(&dir.path().join("nowhere"), &[]);
+    let refused = combine(&dir.path().join("nowhere"));
     assert!(stderr(&refused).contains("--force"), "{refused:?}");
 
-    for old in ["keys.old", "keys.old2"] {
+    for (old, end) in [("keys.old", ""), ("keys.old2", "/")] {
         let before = fs::read(&keystore).unwrap();
-        let forced = combine(&cluster, &["--force"]);
+        let mut args = vec!["combine", "--force", "--cluster-dir"];
+        args.push(cluster.to_str().unwrap());
+        let to = format!("--output-dir={}{end}", out.display());
+        args.push(&to);
+        let forced = pluto(&args);
         assert!(forced.status.success(), "{forced:?}");
         assert!(stdout(&forced).contains(old), "{forced:?}");
         let away = dir.path().join("new").join(old).join("keystore-0.json");
