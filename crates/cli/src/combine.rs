@@ -2,6 +2,8 @@
 //!
 //! Spec: cluster, section 11.6. Unlike Charon it refuses to recover fewer validators than the lock
 //! has, and names a node that is given twice. Everything is checked before anything is written.
+//!
+//! - **Cancellation:** Ctrl-C and SIGTERM are noticed between keystores; then nothing is written.
 
 use std::{
     error::Error,
@@ -17,11 +19,11 @@ use pluto_crypto::{
     disk,
 };
 use pluto_eth::{
-    keystore::{Cost, DecryptError, Sealed, decrypt_all, directory, encrypt_all},
+    keystore::{Cost, DecryptError, Derivations, Sealed, decrypt_all, directory},
     threads,
 };
 
-use crate::{args, progress::Progress, say::say};
+use crate::{args, nodes::tell_leftovers, progress::Progress, say::say, signals::Stop};
 
 #[derive(Debug, thiserror::Error)]
 enum CombineError {
@@ -107,8 +109,7 @@ pub(crate) fn run(args: &args::Combine) -> Result<ExitCode, Box<dyn Error>> {
         }
         keys.push(key);
     }
-    let progress = Progress::new("keystores encrypted", keys.len());
-    let sealed = encrypt_all(&keys, Cost::Secure, threads(), |done| progress.show(done));
+    let sealed = encrypt(&keys)?;
     if let Some(away) = target.store(&sealed)? {
         say!(
             "What was in {} is in {}",
@@ -125,6 +126,23 @@ pub(crate) fn run(args: &args::Combine) -> Result<ExitCode, Box<dyn Error>> {
     );
     say!("Stop the cluster before you use them: a validator that signs twice is slashed.");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Encrypts the keys, unless a signal comes before all are; nothing is written yet.
+fn encrypt(keys: &[SecretKey]) -> Result<Vec<Sealed>, Box<dyn Error>> {
+    // While they are written later, nothing is left half done either.
+    let stop = Stop::listen()?;
+    let progress = Progress::new("keystores encrypted", keys.len());
+    let mut derivations = Derivations::start(keys.len(), Cost::Secure, threads());
+    let mut sealed = Vec::with_capacity(keys.len());
+    for key in keys {
+        sealed.push(derivations.seal(key));
+        progress.show(sealed.len());
+        if let Some(stopped) = stop.stopped() {
+            return Err(stopped.into());
+        }
+    }
+    Ok(sealed)
 }
 
 /// Where the keystores go.
@@ -167,6 +185,9 @@ impl Target {
                 path: parent.clone(),
                 source,
             })?;
+        }
+        if let Some(name) = self.path.file_name() {
+            tell_leftovers(&parent, &name.to_string_lossy());
         }
         let away = self.taken.then(|| self.away()).transpose()?;
         let stored = directory::store(&self.path, sealed, Cost::Secure);

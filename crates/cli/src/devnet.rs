@@ -31,7 +31,10 @@ use self::{
     score::Score,
     view::View,
 };
-use crate::{INTERRUPTED, args, signals::stopped};
+use crate::{
+    args,
+    signals::{Signal, Signals},
+};
 
 /// Reports that wait to be shown; a node that finds it full waits.
 const REPORTS: usize = 1024;
@@ -82,6 +85,8 @@ fn check(args: &args::Devnet) -> Result<(), DevnetError> {
 }
 
 async fn devnet(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
+    // While the cluster is made too: then what is written is not left half done.
+    let mut signals = Signals::new()?;
     let cluster: Arc<Cluster> = Arc::new({
         let args = args.clone();
         tokio::task::spawn_blocking(move || Cluster::create(&args)).await??
@@ -114,13 +119,13 @@ async fn devnet(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
     view.started(&nodes, &relays);
 
     let mut score = Score::new(&args, cluster.size());
-    let mut interrupted = false;
+    let mut interrupted = None;
     tokio::select! {
         biased;
-        () = stopped() => interrupted = true,
+        signal = signals.next() => interrupted = Some(signal),
         meshed = mesh(&nodes, before_mesh) => view.meshed(&nodes, meshed?),
     }
-    if !interrupted {
+    if interrupted.is_none() {
         let start = Instant::now() + Duration::from_millis(200);
         genesis.send_replace(Some(start));
         let mut course = Course {
@@ -131,6 +136,7 @@ async fn devnet(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
             nodes: &mut nodes,
             begun,
             reports: reports.clone(),
+            signals: &mut signals,
             start,
         };
         interrupted = course.run(&mut reported, &mut score, &mut view).await?;
@@ -143,12 +149,12 @@ async fn devnet(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
     }
     relays.stop().await;
     // Without an end of its own, being stopped is how it ends.
-    let ok = score.ok() && (!interrupted || args.slots == 0);
-    view.summary(&score, ok, interrupted);
+    let ok = score.ok() && (interrupted.is_none() || args.slots == 0);
+    view.summary(&score, ok, interrupted.is_some());
     Ok(match (ok, interrupted) {
         (true, _) => ExitCode::SUCCESS,
-        (false, true) => ExitCode::from(INTERRUPTED),
-        (false, false) => ExitCode::FAILURE,
+        (false, Some(signal)) => ExitCode::from(signal.exit_code()),
+        (false, None) => ExitCode::FAILURE,
     })
 }
 
@@ -238,20 +244,20 @@ struct Course<'a> {
     nodes: &'a mut Vec<Option<Node>>,
     begun: watch::Receiver<Option<Instant>>,
     reports: mpsc::Sender<Report>,
+    signals: &'a mut Signals,
     start: Instant,
 }
 
 impl Course<'_> {
-    /// Runs all slots and waits for their results. `true` if it was stopped.
+    /// Runs all slots and waits for their results. Gives the signal that stopped it.
     async fn run(
         &mut self,
         reported: &mut mpsc::Receiver<Report>,
         score: &mut Score,
         view: &mut View,
-    ) -> Result<bool, Box<dyn Error>> {
+    ) -> Result<Option<Signal>, Box<dyn Error>> {
         let last = self.args.slots;
         let mut slot = 0;
-        let mut stop = std::pin::pin!(stopped());
         let mut redraw = tokio::time::interval(REDRAW);
         // Those that were restarted and have not met everybody again.
         let mut returning: BTreeSet<usize> = BTreeSet::new();
@@ -266,14 +272,14 @@ impl Course<'_> {
                 self.slot_start(slot)
             };
             if ended && score.is_complete() && returning.is_empty() {
-                return Ok(false);
+                return Ok(None);
             }
             tokio::select! {
                 biased;
-                () = &mut stop => return Ok(true),
+                signal = self.signals.next() => return Ok(Some(signal)),
                 () = sleep_until(next) => {
                     if ended {
-                        return Ok(false);
+                        return Ok(None);
                     }
                     self.orders(slot, score, view, &mut returning).await?;
                     score.begin(slot);

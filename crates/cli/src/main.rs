@@ -1,6 +1,6 @@
 //! The `pluto` binary: arguments, terminal and exit codes. No protocol logic.
 //!
-//! Exit codes: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted.
+//! Exit codes: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted, 143 terminated.
 
 #![warn(
     clippy::print_stderr,
@@ -25,10 +25,8 @@ use std::{error::Error, process::ExitCode};
 use self::{
     args::{Args, Command, Create},
     say::{note, say},
+    signals::Stopped,
 };
-
-/// What a command that was interrupted ends with, as shells do for SIGINT.
-const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let args = Args::read();
@@ -49,7 +47,10 @@ fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         report(&*error);
-        ExitCode::FAILURE
+        match error.downcast_ref::<Stopped>() {
+            Some(Stopped(signal)) => ExitCode::from(signal.exit_code()),
+            None => ExitCode::FAILURE,
+        }
     })
 }
 

@@ -3,10 +3,11 @@
 //! Spec: cluster, section 11.3.
 //!
 //! - **Restart:** a node's directory appears whole or not at all; when it fails, no directory stays.
-//!   A crash leaves at most a `.cluster.<random>.tmp`.
+//!   Who is killed leaves at most a `.cluster.<random>.tmp`, which the next run names.
 
 use std::{
     fs, io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +18,11 @@ use pluto_eth::{
     keystore::{Derivations, directory},
     network::Network,
 };
+
+use crate::say::note;
+
+/// What the hidden directory is called in which all is made.
+const WORK: &str = "cluster";
 
 /// Nobody but the owner reads it, as of Charon's `create cluster`.
 const LOCK_MODE: u32 = 0o400;
@@ -46,14 +52,14 @@ pub(crate) fn dir(parent: &Path, node: usize) -> PathBuf {
 
 /// Writes the directories of a cluster, all or none.
 ///
-/// `progress` is called with the number of keystores that are encrypted.
+/// `progress` is called with the number of keystores that are encrypted, and says whether to go on.
 pub(crate) fn write(
     parent: &Path,
     network: &Network,
     identities: &[k1::SecretKey],
     dealt: &Dealt,
     derivations: Derivations,
-    progress: impl FnMut(usize),
+    progress: impl FnMut(usize) -> ControlFlow<()>,
 ) -> Result<(), StoreError> {
     // Signed a moment ago, by the keys themselves.
     let deposits = Files::of_verified(network, &dealt.deposits)?;
@@ -61,6 +67,7 @@ pub(crate) fn write(
     let lock = dealt.lock.to_json()?;
 
     fs::create_dir_all(parent).map_err(cannot_write(parent))?;
+    tell_leftovers(parent, WORK);
     let work = Work::create(parent)?;
     let mut key_dirs = Vec::with_capacity(identities.len());
     for (node, identity) in identities.iter().enumerate() {
@@ -84,7 +91,7 @@ struct Work(PathBuf);
 impl Work {
     fn create(parent: &Path) -> Result<Self, StoreError> {
         let create = || {
-            let path = disk::temp_name(&parent.join("cluster"))?;
+            let path = disk::temp_name(&parent.join(WORK))?;
             fs::create_dir(&path)?;
             Ok(Self(path))
         };
@@ -110,6 +117,25 @@ impl Work {
 impl Drop for Work {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Says what runs that were killed have left in a directory, beside `name` that they were to make.
+pub(crate) fn tell_leftovers(parent: &Path, name: &str) {
+    let start = format!(".{name}.");
+    let is_left = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with(&start) && name.ends_with(".tmp")
+    };
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        if is_left(&entry) {
+            note!(
+                "warning: {} is of a run that was killed, unless one is running: it may hold secret \
+                 keys; delete it",
+                entry.path().display()
+            );
+        }
     }
 }
 

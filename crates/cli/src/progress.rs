@@ -1,6 +1,9 @@
 //! A bar on standard error for work that takes a while.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    cell::Cell,
+    io::{self, IsTerminal, Write},
+};
 
 /// Characters between the brackets.
 const WIDTH: usize = 30;
@@ -12,6 +15,8 @@ pub(crate) struct Progress {
     is_terminal: bool,
     /// Whether nothing of it stays when it is done.
     is_passing: bool,
+    /// Whether the line that it stands in is not ended.
+    is_open: Cell<bool>,
 }
 
 impl Progress {
@@ -22,15 +27,15 @@ impl Progress {
             total,
             is_terminal: io::stderr().is_terminal(),
             is_passing: false,
+            is_open: Cell::new(false),
         }
     }
 
     /// As [`new`](Self::new); when all are done it is taken away.
     pub(crate) fn passing(what: &'static str, total: usize) -> Self {
-        Self {
-            is_passing: true,
-            ..Self::new(what, total)
-        }
+        let mut new = Self::new(what, total);
+        new.is_passing = true;
+        new
     }
 
     /// `done` of the total are done.
@@ -49,6 +54,7 @@ impl Progress {
                 (true, false) => "\n",
                 (true, true) => "\r\x1b[K",
             };
+            self.is_open.set(!ended);
             write!(stderr, "\r[{bar}] {done} of {total} {what}{end}")
         } else if ended {
             writeln!(stderr, "{done} of {total} {what}")
@@ -56,6 +62,15 @@ impl Progress {
             Ok(())
         };
         let _ = stderr.flush();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        // It came to no end, and something is said of that.
+        if self.is_open.get() {
+            let _ = writeln!(io::stderr());
+        }
     }
 }
 

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    INTERRUPTED, args,
+    args,
     say::{note, say},
-    signals::Signals,
+    signals::{Signal, Signals},
 };
 
 pub(crate) fn run(args: args::Relay) -> Result<ExitCode, Box<dyn Error>> {
@@ -111,7 +111,7 @@ async fn relay(
     let outcome = loop {
         tokio::select! {
             biased;
-            () = signals.next() => {
+            _ = signals.next() => {
                 if cancel.is_cancelled() {
                     control.stop();
                 }
@@ -124,7 +124,9 @@ async fn relay(
     telling.await?;
     voice.ended(outcome);
     Ok(match outcome {
-        Outcome::Stopped { circuits } if circuits > 0 => ExitCode::from(INTERRUPTED),
+        Outcome::Stopped { circuits } if circuits > 0 => {
+            ExitCode::from(Signal::Interrupt.exit_code())
+        }
         _ => ExitCode::SUCCESS,
     })
 }

@@ -200,6 +200,86 @@ fn combine_looks_at_its_output_first_and_never_deletes_what_is_there() {
     assert_ne!(fs::read(&keystore).unwrap(), first);
 }
 
+/// Secret keys are in what a run has written so far.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_in_the_middle_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = dir.path().join("whole");
+    let many = ["--nodes=3", "--num-validators=100"];
+    assert!(create_with(&cluster, &many, &[]).status.success());
+    let (from, made) = (cluster.to_str().unwrap(), dir.path().join("made"));
+    let made = made.to_str().unwrap();
+
+    let mut create = vec![
+        "create",
+        "cluster",
+        "--network=hoodi",
+        "--cluster-dir",
+        made,
+    ];
+    create.extend(["--withdrawal-addresses", ADDRESS]);
+    create.extend(["--fee-recipient-addresses", ADDRESS]);
+    create.extend(many);
+    let combine = vec!["combine", "--cluster-dir", from, "--output-dir", made];
+    for (args, signal, code) in [
+        (&create, "INT", 130),
+        (&create, "TERM", 143),
+        (&combine, "INT", 130),
+    ] {
+        let stopped = stop(args, signal);
+        assert_eq!(stopped.status.code(), Some(code), "{stopped:?}");
+        assert!(stderr(&stopped).contains("nothing was made"), "{stopped:?}");
+        assert!(!stderr(&stopped).contains("keystores"), "{stopped:?}");
+        let left = fs::read_dir(made).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{args:?}");
+    }
+    let beside = fs::read_dir(dir.path()).unwrap();
+    let beside = beside.map(|it| it.unwrap().file_name());
+    assert!(beside.into_iter().all(|it| it == "whole" || it == "made"));
+}
+
+/// Sends a signal as soon as it is listened for.
+#[cfg(target_os = "linux")]
+fn stop(args: &[&str], signal: &str) -> Output {
+    use std::{process::Stdio, time::Instant};
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pluto"));
+    command.args(args).env_remove("RUST_LOG");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let listens = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let caught = status.lines().find_map(|it| it.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+        // SIGTERM is listened for last.
+        caught & 1 << 14 != 0
+    };
+    let began = Instant::now();
+    while !listens() {
+        assert!(began.elapsed().as_secs() < 60, "it never listens");
+        std::thread::yield_now();
+    }
+    let (signal, id) = (format!("-{signal}"), child.id().to_string());
+    let sent = Command::new("kill").args([signal, id]).status();
+    assert!(sent.unwrap().success());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn what_a_run_that_was_killed_has_left_is_named_and_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let left = dir.path().join(".cluster.0123456789abcdef.tmp");
+    fs::create_dir(&left).unwrap();
+    let created = create_cluster(dir.path(), &[]);
+    assert!(created.status.success(), "{created:?}");
+    assert!(
+        stderr(&created).contains(left.to_str().unwrap()),
+        "{created:?}"
+    );
+    assert!(left.exists());
+}
+
 #[test]
 fn keys_that_exist_are_split_and_put_together_again() {
     let dir = tempfile::tempdir().unwrap();

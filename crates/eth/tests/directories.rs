@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::{fs, num::NonZeroUsize, path::Path};
+use std::{fs, num::NonZeroUsize, ops::ControlFlow, path::Path};
 
 use pluto_crypto::bls::{self, SecretKey};
 use pluto_eth::{
@@ -111,7 +111,11 @@ fn keys_are_encrypted_into_their_directories_in_order() {
     let derivations = Derivations::start(secrets.len(), Cost::Insecure, threads());
     let mut progress = Vec::new();
 
-    directory::encrypt_and_store(&dirs, &secrets, derivations, |done| progress.push(done)).unwrap();
+    let told = |done| {
+        progress.push(done);
+        ControlFlow::Continue(())
+    };
+    directory::encrypt_and_store(&dirs, &secrets, derivations, told).unwrap();
 
     assert_eq!(progress, (1..=24).collect::<Vec<_>>());
     for (dir, secrets) in dirs.iter().zip(secrets.chunks(12)) {
@@ -141,6 +145,7 @@ fn a_write_that_fails_in_the_middle_ends_it_all() {
             }
         }
         last = done;
+        ControlFlow::Continue(())
     });
 
     let error = result.unwrap_err();
@@ -150,6 +155,31 @@ fn a_write_that_fails_in_the_middle_ends_it_all() {
     );
     assert!(last < KEYS, "nothing more is encrypted");
     assert_eq!(names(scratch.path()), [""; 0]);
+}
+
+#[test]
+fn who_is_told_of_the_progress_can_end_it_and_nothing_stays() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dirs = ["a", "b"].map(|name| scratch.path().join(name));
+    let secrets = vec![SecretKey::generate(); 24];
+    for end in [1, 13, 24] {
+        let derivations = Derivations::start(secrets.len(), Cost::Insecure, threads());
+        let mut last = 0;
+
+        let error = directory::encrypt_and_store(&dirs, &secrets, derivations, |done| {
+            last = done;
+            if done == end {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })
+        .unwrap_err();
+
+        assert!(matches!(error, Error::Stopped), "{error}");
+        assert_eq!(last, end);
+        assert_eq!(names(scratch.path()), [""; 0]);
+    }
 }
 
 #[test]

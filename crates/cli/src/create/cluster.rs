@@ -1,7 +1,8 @@
 //! `pluto create cluster`.
 //!
 //! - **Restart:** a node's directory appears whole or not at all; when it fails, no directory stays.
-//!   A crash leaves at most a `.cluster.<random>.tmp`.
+//!   Who is killed leaves at most a `.cluster.<random>.tmp`, which the next run names.
+//! - **Cancellation:** Ctrl-C and SIGTERM are noticed between keystores; then nothing stays.
 //! - **Cost:** the derivation of each keystore's key, about 30 ms; on all cores.
 
 use std::{
@@ -18,7 +19,7 @@ use pluto_cluster::{
 use pluto_crypto::{enr::Enr, k1};
 use pluto_eth::{
     address::{self, Address},
-    keystore::{Cost, Derivations},
+    keystore::{Cost, Derivations, directory},
     network::{ForkVersion, Network},
     threads,
 };
@@ -29,7 +30,13 @@ use super::{
 };
 use pluto_p2p::identity;
 
-use crate::{args::CreateCluster, nodes, progress::Progress, say::say};
+use crate::{
+    args::CreateCluster,
+    nodes::{self, StoreError},
+    progress::Progress,
+    say::say,
+    signals::Stop,
+};
 
 #[derive(Debug, thiserror::Error)]
 enum DefinitionError {
@@ -91,15 +98,26 @@ pub(crate) fn cluster(args: &CreateCluster) -> Result<ExitCode, Box<dyn Error>> 
         },
     }
     .deal()?;
+    // From here on there is something to remove.
+    let stop = Stop::listen()?;
     let progress = Progress::new("keystores encrypted", keystores);
-    nodes::write(
+    let written = nodes::write(
         &args.cluster_dir,
         &network,
         &identities,
         &dealt,
         derivations,
-        |done| progress.show(done),
-    )?;
+        |done| {
+            progress.show(done);
+            stop.check()
+        },
+    );
+    match (written, stop.stopped()) {
+        (Err(StoreError::Keystores(directory::Error::Stopped)), Some(stopped)) => {
+            return Err(stopped.into());
+        }
+        (written, _) => written?,
+    }
     tell(args, &dealt.lock, &dirs, &identities);
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     num::NonZeroU64,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -259,7 +260,7 @@ fn make(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
         &dealt,
         derivations,
         // They protect nothing and take no time.
-        |_| (),
+        |_| ControlFlow::Continue(()),
     )?;
     let Dealt { lock, shares, .. } = dealt;
     Ok(Files {

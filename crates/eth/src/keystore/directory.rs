@@ -9,6 +9,7 @@
 
 use std::{
     num::NonZeroUsize,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -117,6 +118,9 @@ pub enum Error {
         /// How many keystores there are.
         count: usize,
     },
+    /// Whoever is told of the progress wanted no more of it.
+    #[error("stopped before all keystores were written")]
+    Stopped,
 }
 
 /// A keystore file, known by its name.
@@ -231,13 +235,14 @@ pub fn store(dir: impl AsRef<Path>, sealed: &[Sealed], cost: Cost) -> Result<()>
 /// Encrypts keys and [`store`]s them, those that are encrypted while more is derived. Of `secrets`
 /// each directory gets as many, the first ones first.
 ///
-/// `progress` is called on this thread with the number of keys that are encrypted. Directories may be
-/// left behind on failure if some could be finished: they should be in one that is removed then.
+/// `progress` is called on this thread with the number of keys that are encrypted, and says whether to
+/// go on; if not, the result is [`Error::Stopped`] and nothing is left behind. Directories may be left
+/// behind on another failure if some could be finished: they should be in one that is removed then.
 pub fn encrypt_and_store(
     dirs: &[PathBuf],
     secrets: &[SecretKey],
     mut derivations: Derivations,
-    mut progress: impl FnMut(usize),
+    mut progress: impl FnMut(usize) -> ControlFlow<()>,
 ) -> Result<()> {
     if dirs.is_empty() || secrets.is_empty() {
         return Ok(());
@@ -250,7 +255,9 @@ pub fn encrypt_and_store(
     // Each writer has a part in it: when all have ended, nobody waits for them.
     let receiver = Arc::new(Mutex::new(receiver));
     let failure = OnceLock::new();
-    thread::scope(|scope| {
+    let proceeded = thread::scope(|scope| {
+        // Dropped when this ends, however it does: then the writers have nothing to wait for.
+        let sender = sender;
         for _ in 0..WRITERS.get().min(secrets.len()) {
             let (receiver, new, failure) = (Arc::clone(&receiver), &new, &failure);
             scope.spawn(move || write_each(&receiver, new, each, cost, failure));
@@ -258,15 +265,16 @@ pub fn encrypt_and_store(
         drop(receiver);
         for (at, secret) in secrets.iter().enumerate() {
             let sealed = derivations.seal(secret);
-            progress(at + 1);
+            progress(at + 1)?;
             if failure.get().is_some() || sender.send((at, sealed)).is_err() {
                 break;
             }
         }
-        drop(sender);
+        ControlFlow::Continue(())
     });
     match failure.into_inner() {
         Some(error) => Err(error),
+        None if proceeded.is_break() => Err(Error::Stopped),
         None => Ok(new.into_iter().try_for_each(NewDirectory::keep)?),
     }
 }
