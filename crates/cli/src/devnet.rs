@@ -42,6 +42,8 @@ const REPORTS: usize = 1024;
 const MESH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long after its start a slot may still be completed, at least.
 const LATE: Duration = Duration::from_secs(5);
+/// Smallest threshold: with 1 all shares would be the key itself, which no lock can say.
+const MIN_THRESHOLD: u32 = 2;
 /// How often a live view is drawn anew: round-trip times change without an event.
 const REDRAW: Duration = Duration::from_millis(200);
 
@@ -49,7 +51,15 @@ const REDRAW: Duration = Duration::from_millis(200);
 enum DevnetError {
     #[error("node {node} does not exist: nodes are 0 to {}", nodes - 1)]
     NoSuchNode { node: usize, nodes: usize },
-    #[error("a threshold of {threshold} is impossible with {nodes} nodes: choose 1 to {nodes}")]
+    #[error("slot {slot} does not exist: slots are 0 to {}", slots - 1)]
+    NoSuchSlot { slot: u64, slots: u64 },
+    #[error("node {node} cannot be stopped at slot {slot}: it is not running")]
+    NotRunning { node: usize, slot: u64 },
+    #[error("node {node} cannot be started again at slot {slot}: it was not stopped with --kill")]
+    Running { node: usize, slot: u64 },
+    #[error(
+        "a threshold of {threshold} is impossible with {nodes} nodes: choose {MIN_THRESHOLD} to {nodes}"
+    )]
     Threshold { threshold: u32, nodes: u32 },
     #[error("the nodes did not all connect within {}s\n{missing}", MESH_TIMEOUT.as_secs())]
     NoMesh { missing: String },
@@ -72,9 +82,16 @@ fn check(args: &args::Devnet) -> Result<(), DevnetError> {
                 nodes,
             });
         }
+        if args.slots != 0 && at.slot >= args.slots {
+            return Err(DevnetError::NoSuchSlot {
+                slot: at.slot,
+                slots: args.slots,
+            });
+        }
     }
+    check_orders(args)?;
     match args.threshold {
-        Some(threshold) if threshold == 0 || threshold > args.nodes => {
+        Some(threshold) if threshold < MIN_THRESHOLD || threshold > args.nodes => {
             Err(DevnetError::Threshold {
                 threshold,
                 nodes: args.nodes,
@@ -82,6 +99,24 @@ fn check(args: &args::Devnet) -> Result<(), DevnetError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether each node is running when it is stopped, and stopped when it is started again.
+fn check_orders(args: &args::Devnet) -> Result<(), DevnetError> {
+    let kills = args.kill.iter().map(|at| (at, true));
+    let restarts = args.restart.iter().map(|at| (at, false));
+    let mut orders: Vec<_> = kills.chain(restarts).collect();
+    // Within one slot nodes are stopped first.
+    orders.sort_by_key(|(at, kills)| (at.slot, !kills));
+    let mut stopped = BTreeSet::new();
+    for (&args::At { node, slot }, kills) in orders {
+        match kills {
+            true if !stopped.insert(node) => return Err(DevnetError::NotRunning { node, slot }),
+            false if !stopped.remove(&node) => return Err(DevnetError::Running { node, slot }),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 async fn devnet(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
@@ -118,7 +153,8 @@ async fn devnet(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
     }
     view.started(&nodes, &relays);
 
-    let mut score = Score::new(&args, cluster.size());
+    let peers = cluster.members.iter().map(|member| member.peer);
+    let mut score = Score::new(&args, peers.collect());
     let mut interrupted = None;
     tokio::select! {
         biased;

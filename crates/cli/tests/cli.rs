@@ -206,12 +206,23 @@ fn wrong_usage_is_told_from_failure() {
     ] {
         assert_eq!(pluto(wrong, dir.path()).status.code(), Some(2), "{wrong:?}");
     }
-    let output = pluto(&["devnet", "--kill", "9@1"], dir.path());
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        stderr(&output).contains("node 9 does not exist"),
-        "{output:?}"
-    );
+    for (wrong, told) in [
+        (&["--kill=9@1"][..], "node 9 does not exist"),
+        (&["--kill=1@2", "--slots=2"], "slot 2 does not exist"),
+        (&["--restart=1@2"], "node 1 cannot be started again"),
+        (
+            &["--kill=1@3", "--restart=1@2"],
+            "node 1 cannot be started again",
+        ),
+        (&["--kill=1@3", "--kill=1@4"], "node 1 cannot be stopped"),
+        (&["--threshold=1"], "choose 2 to 4"),
+    ] {
+        let args = [&["devnet"][..], wrong].concat();
+        let output = pluto(&args, dir.path());
+        assert!(!output.status.success(), "{output:?}");
+        assert!(stderr(&output).contains(told), "{output:?}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 fn pluto(args: &[&str], dir: &Path) -> Output {
