@@ -328,7 +328,8 @@ pub(crate) struct Combine {
     /// first. Nothing is deleted.
     #[arg(long)]
     pub(crate) force: bool,
-    /// Go on with a lock that is wrong.
+    /// Go on with a lock that is wrong, or that differs from the others: that is only told, and the
+    /// first one is used. The keys have to be those of its validators in any case.
     #[arg(long)]
     pub(crate) no_verify: bool,
     #[command(flatten)]

@@ -23,7 +23,13 @@ use pluto_eth::{
     threads,
 };
 
-use crate::{args, nodes::tell_leftovers, progress::Progress, say::say, signals::Stop};
+use crate::{
+    args,
+    nodes::tell_leftovers,
+    progress::Progress,
+    say::{causes, note, say},
+    signals::Stop,
+};
 
 #[derive(Debug, thiserror::Error)]
 enum CombineError {
@@ -43,7 +49,7 @@ enum CombineError {
     Taken { path: PathBuf },
     #[error("no directory in {} has validator_keys", path.display())]
     NoNodes { path: PathBuf },
-    #[error("{} is wrong at {place}; see `pluto verify`, or give --no-verify", path.display())]
+    #[error("{} is wrong at {place} (`pluto verify` says all; --no-verify goes on)", path.display())]
     Wrong {
         path: PathBuf,
         place: String,
@@ -245,7 +251,8 @@ fn nodes(dir: &Path) -> Result<Vec<PathBuf>, CombineError> {
     Ok(dirs)
 }
 
-/// The lock that all nodes have, and where the first one is.
+/// The lock that all nodes have, or with `--no-verify` that of the first, and where that is. Whatever it
+/// says: what comes out has to be the keys of its validators.
 fn lock(dirs: &[PathBuf], args: &args::Combine) -> Result<(LockFile, PathBuf), Box<dyn Error>> {
     let networks = args.testnet.networks()?;
     let client = args.wallets.client()?;
@@ -258,30 +265,47 @@ fn lock(dirs: &[PathBuf], args: &args::Combine) -> Result<(LockFile, PathBuf), B
         let path = dir.join("cluster-lock.json");
         let lock = LockFile::read(&path)?;
         if let Some((known, first)) = &first {
-            if known.lock_hash != lock.lock_hash {
-                let first = first.clone();
-                return Err(CombineError::OtherCluster { path, first }.into());
-            }
             if *known == lock {
                 continue;
             }
-        }
-        let mut wrong = verifier.lock(&lock).into_iter();
-        let wrong = wrong.find(|it| it.severity() == Severity::Error);
-        if let Some(it) = wrong.filter(|_| !args.no_verify) {
-            let (place, source) = (it.path, Box::new(it.problem));
-            return Err(CombineError::Wrong {
-                path,
-                place,
-                source,
+            if known.lock_hash != lock.lock_hash {
+                let first = first.clone();
+                passed(
+                    CombineError::OtherCluster {
+                        path: path.clone(),
+                        first,
+                    },
+                    args,
+                )?;
             }
-            .into());
+        }
+        for it in verifier.lock(&lock) {
+            if it.severity() == Severity::Error {
+                let (path, place, source) = (path.clone(), it.path, Box::new(it.problem));
+                passed(
+                    CombineError::Wrong {
+                        path,
+                        place,
+                        source,
+                    },
+                    args,
+                )?;
+            }
         }
         first.get_or_insert((lock, path));
     }
     Ok(first.ok_or_else(|| CombineError::NoNodes {
         path: args.cluster_dir.clone(),
     })?)
+}
+
+/// What is only told if that is wanted.
+fn passed(error: CombineError, args: &args::Combine) -> Result<(), CombineError> {
+    if !args.no_verify {
+        return Err(error);
+    }
+    note!("warning: {}", causes(&error));
+    Ok(())
 }
 
 /// The shares of one node, by validator.

@@ -20,7 +20,7 @@ mod say;
 mod signals;
 mod verify;
 
-use std::{error::Error, process::ExitCode};
+use std::process::ExitCode;
 
 use self::{
     args::{Args, Command, Create},
@@ -46,24 +46,12 @@ fn main() -> ExitCode {
         }
     };
     result.unwrap_or_else(|error| {
-        report(&*error);
+        note!("error: {}", say::causes(&*error));
         match error.downcast_ref::<Stopped>() {
             Some(Stopped(signal)) => ExitCode::from(signal.exit_code()),
             None => ExitCode::FAILURE,
         }
     })
-}
-
-/// Prints an error with its causes.
-fn report(error: &dyn Error) {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    note!("error: {text}");
 }
 
 /// Logs go to standard error, where data on standard output is not disturbed. `RUST_LOG` chooses.

@@ -200,6 +200,75 @@ fn combine_looks_at_its_output_first_and_never_deletes_what_is_there() {
     assert_ne!(fs::read(&keystore).unwrap(), first);
 }
 
+#[test]
+fn a_wrong_lock_or_another_cluster_is_refused_unless_that_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = dir.path().join("cluster");
+    assert!(create_cluster(&cluster, &[]).status.success());
+    let out = dir.path().join("out");
+    let combine = |more: &[&str]| {
+        let (from, to) = (cluster.to_str().unwrap(), out.to_str().unwrap());
+        let mut args = vec!["combine", "--cluster-dir", from, "--output-dir", to];
+        args.extend(more);
+        pluto(&args)
+    };
+    let refused = |told: &str| {
+        let refused = combine(&[]);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(stderr(&refused).contains(told), "{refused:?}");
+        assert!(!out.exists());
+    };
+    let replace = |node: &str, lock: &pluto_cluster::LockFile| {
+        let path = cluster.join(node).join("cluster-lock.json");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, lock.to_json().unwrap()).unwrap();
+    };
+    let path = cluster.join("node1/cluster-lock.json");
+    let right = pluto_cluster::LockFile::read(&path).unwrap();
+
+    // A node that is given twice.
+    let copy = cluster.join("node7");
+    fs::rename(cluster.join("node3"), dir.path().join("away")).unwrap();
+    copy_dir(&cluster.join("node2"), &copy);
+    refused("are of one node");
+    fs::remove_dir_all(&copy).unwrap();
+    fs::rename(dir.path().join("away"), cluster.join("node3")).unwrap();
+
+    // Signed by nobody.
+    let mut wrong = right.clone();
+    wrong.node_signatures[2][7] ^= 1;
+    replace("node1", &wrong);
+    refused("node_signatures[2]");
+
+    // Of another cluster.
+    let mut other = right.clone();
+    other.definition.name = "another".to_owned();
+    other.definition.config_hash = other.definition.compute_config_hash().unwrap().to_vec();
+    other.update_hashes().unwrap();
+    replace("node1", &other);
+    refused("of another cluster");
+
+    let combined = combine(&["--no-verify"]);
+    assert!(combined.status.success(), "{combined:?}");
+    for told in ["warning: ", "of another cluster", "signature_aggregate"] {
+        assert!(stderr(&combined).contains(told), "{combined:?}");
+    }
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 4);
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_dir(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
 /// Secret keys are in what a run has written so far.
 #[cfg(target_os = "linux")]
 #[test]

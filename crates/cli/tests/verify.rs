@@ -952,6 +952,21 @@ fn what_is_nothing_of_a_cluster_is_refused() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn the_name_of_a_file_does_not_rewrite_the_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = dir.path().join("node\x1b[2J\nerror");
+    fs::create_dir(&node).unwrap();
+    keyfile::store(node.join(keyfile::FILE_NAME), &k1::SecretKey::generate()).unwrap();
+    let output = pluto(dir.path(), &[]);
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(stdout.contains("node\u{fffd}[2J\u{fffd}error"), "{stdout}");
+
+    let output = pluto(&dir.path().join("\x1b[2J"), &[]);
+    assert!(!output.stderr.contains(&0x1b), "{output:?}");
+}
+
 #[test]
 fn a_definition_may_have_any_name_and_another_file_is_neither() {
     let Some(vectors) = vectors() else { return };

@@ -1,6 +1,6 @@
 //! What was found, for people and for programs.
 
-use std::{error::Error, path::Path};
+use std::path::Path;
 
 use libp2p::PeerId;
 use pluto_cluster::{Definition, Severity};
@@ -9,7 +9,7 @@ use pluto_p2p::identity::{name, peer_id};
 use serde_json::{Value, json};
 
 use super::{Check, Kind, Subject, problem::Finding};
-use crate::say::say;
+use crate::say::{causes, say, shown};
 
 /// Validators that are listed for people; programs get all.
 const MAX_VALIDATORS: usize = 16;
@@ -86,7 +86,7 @@ fn summary(check: &Check<'_>) -> Value {
 }
 
 pub(super) fn text(check: &Check<'_>, kind: Kind, path: &Path, ok: bool) {
-    say!("{} {}", kind.name(), path.display());
+    say!("{} {}", kind.name(), file(path));
     if let Some(subject) = &check.subject {
         describe(check, subject);
     }
@@ -103,7 +103,7 @@ pub(super) fn text(check: &Check<'_>, kind: Kind, path: &Path, ok: bool) {
         say!(
             "{}: {}{place}: {} [{}]",
             it.problem.severity(),
-            it.file.display(),
+            file(&it.file),
             message(it),
             it.problem.rule()
         );
@@ -125,7 +125,7 @@ pub(super) fn text(check: &Check<'_>, kind: Kind, path: &Path, ok: bool) {
 
 fn describe(check: &Check<'_>, subject: &Subject) {
     let definition = subject.definition();
-    say!("  name        {}", shown(&definition.name));
+    say!("  name        {}", short(&definition.name));
     say!(
         "  network     {} (fork version 0x{})",
         network(check, definition).unwrap_or("not known"),
@@ -143,7 +143,7 @@ fn describe(check: &Check<'_>, subject: &Subject) {
     for (index, it) in definition.operators.iter().enumerate() {
         let peer = peer(definition, index).map(|it| format!("{it}  {}", name(&it)));
         let peer = peer.unwrap_or_else(|| "no valid ENR".to_owned());
-        say!("    {index:>3}  {peer}  {}", shown(&it.address));
+        say!("    {index:>3}  {peer}  {}", short(&it.address));
     }
     say!("  validators  {}", definition.num_validators);
     let validators = validators(subject);
@@ -159,18 +159,16 @@ fn describe(check: &Check<'_>, subject: &Subject) {
             .map_or_else(|| "of nobody".to_owned(), |it| format!("operator {it}"));
         say!(
             "  {}: {operator}, {} keystores opened, {} deposits",
-            it.dir.display(),
+            file(&it.dir),
             it.keystores,
             it.deposits
         );
     }
 }
 
-/// Without control characters, which could rewrite the terminal.
-fn shown(text: &str) -> String {
-    let text = text.chars().take(256);
-    text.map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+/// A name or an address, which may be anything.
+fn short(text: &str) -> String {
+    shown(&text.chars().take(256).collect::<String>())
 }
 
 fn network<'a>(check: &Check<'a>, definition: &Definition) -> Option<&'a str> {
@@ -199,18 +197,10 @@ fn validators(subject: &Subject) -> Vec<String> {
 
 /// The message with its causes.
 fn message(it: &Finding) -> String {
-    let mut text = it.problem.to_string();
-    let mut source = it.problem.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    shown_long(&text)
+    shown(&causes(&it.problem))
 }
 
-fn shown_long(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+/// The name of a file may have anything but a slash.
+fn file(path: &Path) -> String {
+    shown(&path.display().to_string())
 }
