@@ -222,6 +222,9 @@ impl View {
             frame.push_str(&note);
             frame.push('\n');
         }
+        if let Some((columns, rows)) = terminal_size() {
+            picture = fitting(&picture, columns, rows);
+        }
         frame.push_str(&picture);
         self.drawn = picture.lines().count();
         // A terminal that is gone needs no picture.
@@ -309,6 +312,27 @@ impl View {
     }
 }
 
+/// Columns and rows of the terminal.
+#[cfg(unix)]
+fn terminal_size() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    let (columns, rows) = (usize::from(size.ws_col), usize::from(size.ws_row));
+    (columns > 0 && rows > 0).then_some((columns, rows))
+}
+
+#[cfg(not(unix))]
+fn terminal_size() -> Option<(usize, usize)> {
+    None
+}
+
+/// As much of a picture as the terminal can take back: what has wrapped or left it at the top cannot be
+/// drawn over.
+fn fitting(picture: &str, columns: usize, rows: usize) -> String {
+    let lines = picture.lines().take(rows.saturating_sub(1));
+    let cut = lines.map(|line| line.chars().take(columns).chain(['\n']).collect::<String>());
+    cut.collect()
+}
+
 /// Who is connected to whom, over what, and how far away that is.
 fn matrix(nodes: &[Option<Node>]) -> String {
     let mut text = String::from("\n        ");
@@ -365,4 +389,17 @@ fn slot_line(slot: u64, times: &std::collections::BTreeMap<usize, Duration>) -> 
 
 fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 10_000.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_takes_no_more_of_the_terminal_than_can_be_drawn_over() {
+        let picture = "12345678\n\n123456789\n4\n";
+        assert_eq!(fitting(picture, 8, 5), "12345678\n\n12345678\n4\n");
+        assert_eq!(fitting(picture, 99, 3), "12345678\n\n");
+        assert_eq!(fitting(picture, 1, 1), "");
+    }
 }
