@@ -19,7 +19,7 @@ use pluto_crypto::{
     disk,
 };
 use pluto_eth::{
-    keystore::{Cost, DecryptError, Derivations, Sealed, decrypt_all, directory},
+    keystore::{Cost, Derivations, Sealed, directory},
     threads,
 };
 
@@ -63,12 +63,6 @@ enum CombineError {
         path: PathBuf,
         keystores: usize,
         validators: usize,
-    },
-    #[error("{} does not open", path.display())]
-    Decrypt {
-        path: PathBuf,
-        #[source]
-        source: DecryptError,
     },
     #[error("{} holds no share of validator {validator}", path.display())]
     NoShare { path: PathBuf, validator: usize },
@@ -311,27 +305,18 @@ fn passed(error: CombineError, args: &args::Combine) -> Result<(), CombineError>
 /// The shares of one node, by validator.
 fn node(dir: &Path, lock: &LockFile) -> Result<Vec<Share>, Box<dyn Error>> {
     let path = dir.join("validator_keys");
-    let entries = directory::list_sequential(&path)?;
-    if entries.len() != lock.validators.len() {
+    let keystores = directory::Sequence::load(&path)?;
+    if keystores.count() != lock.validators.len() {
         return Err(CombineError::Keystores {
             path,
-            keystores: entries.len(),
+            keystores: keystores.count(),
             validators: lock.validators.len(),
         }
         .into());
     }
-    let sealed = entries
-        .iter()
-        .map(|it| it.load())
-        .collect::<Result<Vec<_>, _>>()?;
-    let secrets = decrypt_all(&sealed, threads(), |_| ());
-    let mut shares = Vec::with_capacity(secrets.len());
-    for (validator, (entry, secret)) in entries.into_iter().zip(secrets).enumerate() {
-        let path = entry.path;
-        let secret = secret.map_err(|source| CombineError::Decrypt {
-            path: path.clone(),
-            source,
-        })?;
+    let mut shares = Vec::with_capacity(keystores.count());
+    let opened = keystores.open(threads(), |_| ())?;
+    for (validator, (path, secret)) in opened.into_iter().enumerate() {
         let public_key = secret.public_key().to_bytes();
         let operator = lock.validators[validator]
             .public_shares

@@ -400,7 +400,14 @@ fn keys_that_exist_are_split_and_put_together_again() {
         fs::remove_file(keys.join(name)).unwrap();
     }
     let refused = create_with(&fourth, &["--nodes=4"], &flags);
-    assert!(stderr(&refused).contains("other.json"), "{refused:?}");
+    let missing = "other.txt does not exist";
+    assert!(stderr(&refused).contains(missing), "{refused:?}");
+    // What the flags say is looked at first.
+    let mut nowhere = flags.to_vec();
+    nowhere.push("--network=nowhere");
+    let refused = create_with(&fourth, &["--nodes=4"], &nowhere);
+    assert!(stderr(&refused).contains("`nowhere`"), "{refused:?}");
+    assert!(!stderr(&refused).contains("decrypted"), "{refused:?}");
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
     let flags = [

@@ -26,7 +26,7 @@ use pluto_eth::{
 
 use super::{
     CreateError, MIN_OPERATORS, by_enr, check_size, check_withdrawal, define,
-    keys::{self, Order},
+    keys::{Keys, Order},
 };
 use pluto_p2p::identity;
 
@@ -83,6 +83,8 @@ pub(crate) fn cluster(args: &CreateCluster) -> Result<ExitCode, Box<dyn Error>> 
         true => Cost::Insecure,
         false => Cost::Secure,
     };
+    // The last of what may fail by what was given, because it takes long.
+    let keys = keys.open()?;
     // They take nearly all of the time, and need nothing of what is made meanwhile.
     let keystores = count * keys.len();
     let derivations = Derivations::start(keystores, cost, threads());
@@ -190,7 +192,7 @@ fn right(what: &'static str, found: Vec<verify::Finding>) -> Result<(), CreateEr
     }
 }
 
-type Plan = (Definition, Network, Vec<pluto_crypto::bls::SecretKey>);
+type Plan = (Definition, Network, Keys);
 
 /// The cluster that the flags describe.
 fn with_flags(args: &CreateCluster, identities: &[k1::SecretKey]) -> Result<Plan, Box<dyn Error>> {
@@ -201,12 +203,12 @@ fn with_flags(args: &CreateCluster, identities: &[k1::SecretKey]) -> Result<Plan
     let keys = match (&args.split_keys_dir, args.num_validators) {
         (Some(dir), _) => {
             let several = withdrawal.len() > 1 || shape.fee_recipient_addresses.len() > 1;
-            keys::existing(dir, if several { Order::Numbered } else { Order::Any })?
+            Keys::existing(dir, if several { Order::Numbered } else { Order::Any })?
         }
-        (None, count) => keys::generate(count.unwrap_or_default() as usize),
+        (None, count) => Keys::New(count.unwrap_or_default() as usize),
     };
     let operators = by_enr(enrs(identities));
-    let (definition, network) = define(shape, operators, keys.len(), &withdrawal, "default")?;
+    let (definition, network) = define(shape, operators, keys.count(), &withdrawal, "default")?;
     Ok((definition, network, keys))
 }
 
@@ -262,12 +264,12 @@ fn with_definition(
                 (fee.to_ascii_lowercase(), withdrawal.to_ascii_lowercase())
             });
             let several = pairs.collect::<BTreeSet<_>>().len() > 1;
-            keys::existing(dir, if several { Order::Numbered } else { Order::Any })?
+            Keys::existing(dir, if several { Order::Numbered } else { Order::Any })?
         }
-        None => keys::generate(usize::try_from(validators).unwrap_or_default()),
+        None => Keys::New(usize::try_from(validators).unwrap_or_default()),
     };
-    if i64::try_from(keys.len()) != Ok(validators) {
-        let keys = keys.len();
+    if i64::try_from(keys.count()) != Ok(validators) {
+        let keys = keys.count();
         return Err(DefinitionError::Keys { keys, validators }.into());
     }
     // The config hash has no ENRs in it: what its creator signed stays true.

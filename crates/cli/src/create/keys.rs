@@ -7,7 +7,10 @@ use std::{
 
 use pluto_crypto::bls::SecretKey;
 use pluto_eth::{
-    keystore::{DecryptError, decrypt_all, directory},
+    keystore::{
+        DecryptError,
+        directory::{self, Found, Sequence},
+    },
     threads,
 };
 
@@ -32,37 +35,72 @@ enum SplitError {
         #[source]
         source: DecryptError,
     },
+    #[error(
+        "{} does not open: its password file {} does not exist, and no other is for it",
+        path.display(),
+        password.display()
+    )]
+    NoPassword { path: PathBuf, password: PathBuf },
 }
 
-pub(super) fn generate(count: usize) -> Vec<SecretKey> {
-    (0..count).map(|_| SecretKey::generate()).collect()
+/// Keys whose number is known, and that are made or decrypted once everything else is right.
+pub(super) enum Keys {
+    New(usize),
+    Numbered(Sequence),
+    Found(Found),
 }
 
-/// The keys of all keystores in a directory.
-pub(super) fn existing(dir: &Path, order: Order) -> Result<Vec<SecretKey>, Box<dyn Error>> {
-    const WHAT: &str = "keystores decrypted";
-    let (paths, opened): (Vec<_>, Vec<_>) = match order {
-        Order::Numbered => {
-            let entries = directory::list_sequential(dir)?;
-            let sealed = entries.iter().map(directory::Entry::load);
-            let sealed = sealed.collect::<Result<Vec<_>, _>>()?;
-            let progress = Progress::new(WHAT, sealed.len());
-            let opened = decrypt_all(&sealed, threads(), |done| progress.show(done));
-            (entries.into_iter().map(|it| it.path).collect(), opened)
+impl Keys {
+    /// All keystores in a directory.
+    pub(super) fn existing(dir: &Path, order: Order) -> Result<Self, Box<dyn Error>> {
+        let keys = match order {
+            Order::Numbered => Self::Numbered(Sequence::load(dir)?),
+            Order::Any => Self::Found(directory::find(dir)?),
+        };
+        if keys.count() == 0 {
+            let path = dir.to_owned();
+            return Err(SplitError::Empty { path }.into());
         }
-        Order::Any => {
-            let found = directory::find(dir)?;
-            let progress = Progress::new(WHAT, found.keystores.len());
-            let opened = found.decrypt_all(threads(), |done| progress.show(done));
-            let paths = found.keystores.into_iter().map(|it| it.path);
-            (paths.collect(), opened)
-        }
-    };
-    if paths.is_empty() {
-        let path = dir.to_owned();
-        return Err(SplitError::Empty { path }.into());
+        Ok(keys)
     }
-    let opened = paths.into_iter().zip(opened);
-    let keys = opened.map(|(path, key)| key.map_err(|source| SplitError::Decrypt { path, source }));
-    Ok(keys.collect::<Result<_, _>>()?)
+
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::New(count) => *count,
+            Self::Numbered(keystores) => keystores.count(),
+            Self::Found(found) => found.keystores.len(),
+        }
+    }
+
+    pub(super) fn open(self) -> Result<Vec<SecretKey>, Box<dyn Error>> {
+        match self {
+            Self::New(count) => Ok((0..count).map(|_| SecretKey::generate()).collect()),
+            Self::Numbered(keystores) => {
+                let progress = Progress::new(DECRYPTED, keystores.count());
+                let opened = keystores.open(threads(), |done| progress.show(done))?;
+                Ok(opened.into_iter().map(|(_, secret)| secret).collect())
+            }
+            Self::Found(found) => {
+                let progress = Progress::new(DECRYPTED, found.keystores.len());
+                let opened = found.decrypt_all(threads(), |done| progress.show(done));
+                let opened = found.keystores.into_iter().zip(opened);
+                let keys = opened.map(|(keystore, key)| Ok(key.map_err(failed(keystore.path))?));
+                keys.collect()
+            }
+        }
+    }
+}
+
+/// What is counted.
+const DECRYPTED: &str = "keystores decrypted";
+
+fn failed(path: PathBuf) -> impl FnOnce(DecryptError) -> SplitError {
+    move |source| {
+        let password = path.with_extension("txt");
+        if source == DecryptError::WrongPassword && !password.exists() {
+            SplitError::NoPassword { path, password }
+        } else {
+            SplitError::Decrypt { path, source }
+        }
+    }
 }

@@ -22,7 +22,7 @@ use pluto_crypto::{
     keyfile::{self, Error as KeyFileError},
 };
 use pluto_eth::{
-    keystore::{Cost, DecryptError, Derivations, decrypt_all, directory},
+    keystore::{Cost, Derivations, directory},
     network::Network,
     threads,
 };
@@ -60,12 +60,6 @@ pub(crate) enum SetupError {
     },
     #[error(transparent)]
     Keystores(#[from] directory::Error),
-    #[error("{} does not open", path.display())]
-    Decrypt {
-        path: PathBuf,
-        #[source]
-        source: DecryptError,
-    },
     #[error(
         "the cluster in {} has {nodes} nodes, threshold {threshold} and {validators} validators; \
          give --nodes {nodes} --threshold {threshold} --validators {validators}, or another --data-dir",
@@ -311,22 +305,15 @@ fn open(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
 
 /// The shares of a node, which are those of the lock.
 fn open_keys(dir: &Path, lock: &LockFile, node: usize) -> SetupResult<Vec<bls::SecretKey>> {
-    let entries = directory::list_sequential(dir)?;
-    if entries.len() != lock.validators.len() {
+    let keystores = directory::Sequence::load(dir)?;
+    if keystores.count() != lock.validators.len() {
         let path = dir.to_owned();
         return Err(SetupError::Stranger { path });
     }
-    let sealed = entries.iter().map(directory::Entry::load);
-    let sealed = sealed.collect::<Result<Vec<_>, _>>()?;
-    let opened = decrypt_all(&sealed, threads(), |_| ());
-    let opened = entries.into_iter().zip(opened).zip(&lock.validators);
+    let opened = keystores.open(threads(), |_| ())?;
+    let opened = opened.into_iter().zip(&lock.validators);
     opened
-        .map(|((entry, secret), validator)| {
-            let path = entry.path;
-            let secret = secret.map_err(|source| SetupError::Decrypt {
-                path: path.clone(),
-                source,
-            })?;
+        .map(|((path, secret), validator)| {
             let public = validator.public_shares.get(node);
             if public.map(Vec::as_slice) != Some(&secret.public_key().to_bytes()) {
                 return Err(SetupError::Stranger { path });

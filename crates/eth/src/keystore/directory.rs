@@ -21,8 +21,8 @@ use std::{
 use pluto_crypto::bls::SecretKey;
 
 use super::{
-    Cost, DecryptError, Derivations, Keystore, MAX_FILE_BYTES, ParseError, Password, Sealed, kdf,
-    password,
+    Cost, DecryptError, Derivations, Keystore, MAX_FILE_BYTES, ParseError, Password, Sealed,
+    decrypt_all, kdf, password,
 };
 use crate::{
     files::{self, Directory, NewDirectory},
@@ -118,6 +118,15 @@ pub enum Error {
         /// How many keystores there are.
         count: usize,
     },
+    /// A key did not come out.
+    #[error("{} does not open", path.display())]
+    Decrypt {
+        /// The keystore.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: DecryptError,
+    },
     /// Whoever is told of the progress wanted no more of it.
     #[error("stopped before all keystores were written")]
     Stopped,
@@ -202,6 +211,49 @@ pub fn list_sequential(dir: impl AsRef<Path>) -> Result<Vec<Entry>> {
         }
     }
     Ok(entries)
+}
+
+/// Keystores whose names say which validator, read with their passwords and not decrypted yet.
+#[derive(Debug)]
+pub struct Sequence {
+    paths: Vec<PathBuf>,
+    sealed: Vec<Sealed>,
+}
+
+impl Sequence {
+    /// Reads what [`list_sequential`] lists.
+    pub fn load(dir: impl AsRef<Path>) -> Result<Self> {
+        let entries = list_sequential(dir)?;
+        let sealed = entries.iter().map(Entry::load).collect::<Result<_>>()?;
+        Ok(Self {
+            paths: entries.into_iter().map(|it| it.path).collect(),
+            sealed,
+        })
+    }
+
+    /// How many there are: one or more.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.sealed.len()
+    }
+
+    /// Decrypts all, by validator, each with its file.
+    ///
+    /// `progress` is called on this thread with the number of keystores that are done.
+    pub fn open(
+        self,
+        threads: NonZeroUsize,
+        progress: impl FnMut(usize),
+    ) -> Result<Vec<(PathBuf, SecretKey)>> {
+        let opened = decrypt_all(&self.sealed, threads, progress);
+        let opened = self.paths.into_iter().zip(opened);
+        opened
+            .map(|(path, secret)| match secret {
+                Ok(secret) => Ok((path, secret)),
+                Err(source) => Err(Error::Decrypt { path, source }),
+            })
+            .collect()
+    }
 }
 
 /// The number in `keystore-7.json` or `keystore-insecure-7.json`.
