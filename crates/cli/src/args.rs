@@ -19,6 +19,7 @@ use libp2p::{Multiaddr, multiaddr::Protocol};
 use pluto_cluster::http::{ExecutionClient, UrlError};
 use pluto_eth::address::Address;
 use pluto_eth::network::{CustomError, CustomFlags, Networks};
+use pluto_p2p::addr::{AddrError, Transport, parse_listen};
 
 /// Peer-to-peer networking of an Ethereum distributed validator.
 #[derive(Debug, Parser)]
@@ -422,10 +423,10 @@ pub(crate) struct Relay {
     /// Directory of the relay's identity key, charon-enr-private-key.
     #[arg(long, default_value = ".charon", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
-    /// Address (IP:PORT) of the HTTP server that tells clients where the relay is; \"\" disables it.
+    /// Address (IP:PORT) of the HTTP server that tells clients where the relay is; "" disables it.
     #[arg(long, default_value = "127.0.0.1:3640", value_name = "IP:PORT", value_parser = maybe_socket)]
     pub(crate) http_address: MaybeSocket,
-    /// Address (IP:PORT) of /metrics, /livez and /readyz; \"\" disables them.
+    /// Address (IP:PORT) of /metrics, /livez and /readyz; "" disables them.
     #[arg(long, default_value = "", value_name = "IP:PORT", hide_default_value = true, value_parser = maybe_socket)]
     pub(crate) monitoring_address: MaybeSocket,
     /// Make the identity key if there is none. A key that is there is never overwritten.
@@ -441,11 +442,11 @@ pub(crate) struct Relay {
     )]
     pub(crate) auto_p2pkey: bool,
     /// TCP addresses (IP:PORT) to listen on, separated by commas.
-    #[arg(long, value_delimiter = ',', value_name = "IP:PORT", required = true)]
-    pub(crate) p2p_tcp_address: Vec<String>,
+    #[arg(long, value_delimiter = ',', value_name = "IP:PORT", required = true, value_parser = maybe_tcp)]
+    pub(crate) p2p_tcp_address: Vec<MaybeListen>,
     /// UDP addresses (IP:PORT) to listen on for QUIC, separated by commas.
-    #[arg(long, value_delimiter = ',', value_name = "IP:PORT")]
-    pub(crate) p2p_udp_address: Vec<String>,
+    #[arg(long, value_delimiter = ',', value_name = "IP:PORT", value_parser = maybe_quic)]
+    pub(crate) p2p_udp_address: Vec<MaybeListen>,
     /// IP address under which the relay is reached from outside, at its ports.
     #[arg(long, value_name = "IP", default_value = "", hide_default_value = true, value_parser = maybe_ip)]
     pub(crate) p2p_external_ip: MaybeIp,
@@ -480,10 +481,68 @@ pub(crate) struct Relay {
     /// Taken and not used, as in Charon: a relay uses no other relay.
     #[arg(long, hide = true, default_value = "", value_name = "URLS")]
     pub(crate) p2p_relays: String,
+    #[command(flatten)]
+    pub(crate) unused: Unused,
+}
+
+/// Flags of Charon's relay that there is nothing of here. They are taken, so that its command lines run,
+/// and it is said that they do nothing.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Unused {
+    #[arg(long, hide = true)]
+    log_level: Option<String>,
+    #[arg(long, hide = true)]
+    log_format: Option<String>,
+    #[arg(long, hide = true)]
+    log_color: Option<String>,
+    #[arg(long, hide = true)]
+    log_output_path: Option<String>,
+    #[arg(long, hide = true)]
+    loki_addresses: Option<String>,
+    #[arg(long, hide = true)]
+    loki_service: Option<String>,
+    #[arg(long, hide = true)]
+    debug_address: Option<String>,
+    #[arg(long, hide = true)]
+    p2p_relay_loglevel: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    p2p_disable_reuseport: Option<String>,
+}
+
+impl Unused {
+    /// Those that were given.
+    pub(crate) fn given(&self) -> Vec<&'static str> {
+        let Self {
+            log_level,
+            log_format,
+            log_color,
+            log_output_path,
+            loki_addresses,
+            loki_service,
+            debug_address,
+            p2p_relay_loglevel,
+            p2p_disable_reuseport,
+        } = self;
+        let all = [
+            ("--log-level", log_level),
+            ("--log-format", log_format),
+            ("--log-color", log_color),
+            ("--log-output-path", log_output_path),
+            ("--loki-addresses", loki_addresses),
+            ("--loki-service", loki_service),
+            ("--debug-address", debug_address),
+            ("--p2p-relay-loglevel", p2p_relay_loglevel),
+            ("--p2p-disable-reuseport", p2p_disable_reuseport),
+        ];
+        let given = all.into_iter().filter(|(_, value)| value.is_some());
+        given.map(|(flag, _)| flag).collect()
+    }
 }
 
 /// An address, or none for an empty text.
 pub(crate) type MaybeSocket = Wrapped<SocketAddr>;
+/// An address to listen on, or none for an empty text.
+pub(crate) type MaybeListen = Wrapped<Multiaddr>;
 /// An IP address, or none for an empty text.
 pub(crate) type MaybeIp = Wrapped<IpAddr>;
 /// A host name, or none for an empty text.
@@ -505,6 +564,21 @@ enum HostError {
 fn maybe_socket(text: &str) -> Result<MaybeSocket, std::net::AddrParseError> {
     let some = !text.is_empty();
     Ok(Wrapped(some.then(|| text.parse()).transpose()?))
+}
+
+fn maybe_tcp(text: &str) -> Result<MaybeListen, AddrError> {
+    maybe_listen(text, Transport::Tcp)
+}
+
+fn maybe_quic(text: &str) -> Result<MaybeListen, AddrError> {
+    maybe_listen(text, Transport::Quic)
+}
+
+fn maybe_listen(text: &str, transport: Transport) -> Result<MaybeListen, AddrError> {
+    let some = !text.is_empty();
+    Ok(Wrapped(
+        some.then(|| parse_listen(text, transport)).transpose()?,
+    ))
 }
 
 fn maybe_ip(text: &str) -> Result<MaybeIp, std::net::AddrParseError> {
@@ -643,11 +717,16 @@ mod tests {
         let relay = parse(&charons).unwrap();
         assert!(!relay.auto_p2pkey && relay.p2p_advertise_private_addresses);
         assert!(relay.http_address.0.is_none());
+        assert!(relay.unused.given().is_empty());
+        let unused = ["--log-level=debug", "--p2p-disable-reuseport"];
+        let given = parse(&unused).unwrap().unused.given();
+        assert_eq!(given, ["--log-level", "--p2p-disable-reuseport"]);
         assert_eq!(relay.drain, Duration::ZERO);
         for wrong in [
             "--p2p-external-hostname=1.2.3.4",
             "--p2p-external-hostname=a..b",
             "--p2p-external-ip=relay",
+            "--p2p-udp-address=3630",
             "--http-address=3640",
             "--p2p-max-reservations=0",
             "--drain=2h",

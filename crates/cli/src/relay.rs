@@ -6,7 +6,6 @@
 use std::{error::Error, process::ExitCode};
 
 use pluto_crypto::{k1::SecretKey, keyfile};
-use pluto_p2p::addr::{Transport, parse_listen};
 use pluto_relay_server::{Config, Control, Limits, Outcome, Phase, Reach, RelayServer, State};
 use serde_json::json;
 use tokio::time::Instant;
@@ -20,11 +19,15 @@ use crate::{
 
 pub(crate) fn run(args: args::Relay) -> Result<ExitCode, Box<dyn Error>> {
     let (key, created) = identity(&args)?;
+    if created {
+        // At once: the next thing may fail, and the key stays.
+        tell_created(&args);
+    }
     let config = config(&args, key)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(relay(args, config, created))
+    runtime.block_on(relay(args, config))
 }
 
 /// The key of the data directory; made if there is none and that is wanted.
@@ -50,12 +53,9 @@ fn config(args: &args::Relay, key: SecretKey) -> Result<Config, Box<dyn Error>> 
         max_circuits_per_peer: per_ip,
         ..Limits::default()
     });
-    let empty = |text: &&String| !text.is_empty();
-    for text in args.p2p_tcp_address.iter().filter(empty) {
-        config = config.with_listen(parse_listen(text, Transport::Tcp)?);
-    }
-    for text in args.p2p_udp_address.iter().filter(empty) {
-        config = config.with_listen(parse_listen(text, Transport::Quic)?);
+    let listen = args.p2p_tcp_address.iter().chain(&args.p2p_udp_address);
+    for address in listen.filter_map(|it| it.0.clone()) {
+        config = config.with_listen(address);
     }
     if let Some(ip) = args.p2p_external_ip.0 {
         config = config.with_external_ip(ip);
@@ -75,11 +75,7 @@ fn config(args: &args::Relay, key: SecretKey) -> Result<Config, Box<dyn Error>> 
     Ok(config)
 }
 
-async fn relay(
-    args: args::Relay,
-    config: Config,
-    created: bool,
-) -> Result<ExitCode, Box<dyn Error>> {
+async fn relay(args: args::Relay, config: Config) -> Result<ExitCode, Box<dyn Error>> {
     let mut signals = Signals::new()?;
     let relay = RelayServer::new(config)?;
     let control = relay.control();
@@ -87,10 +83,12 @@ async fn relay(
         json: args.json,
         control: control.clone(),
     };
-    if created {
-        voice.created(&args);
+    for flag in args.unused.given() {
+        let text =
+            format!("{flag} is taken and does nothing here; RUST_LOG chooses what is logged");
+        voice.warn("not used", &text);
     }
-    if args.p2p_udp_address.is_empty() {
+    if args.p2p_udp_address.iter().all(|it| it.0.is_none()) {
         voice.warn(
             "no QUIC",
             "no --p2p-udp-address: the relay is reached by TCP alone",
@@ -129,6 +127,15 @@ async fn relay(
         }
         _ => ExitCode::SUCCESS,
     })
+}
+
+fn tell_created(args: &args::Relay) {
+    let path = args.data_dir.join(keyfile::FILE_NAME).display().to_string();
+    if args.json {
+        say!("{}", json!({"event": "key created", "path": path}));
+    } else {
+        say!("Created the identity key {path}. Back it up: clients know the relay by it.");
+    }
 }
 
 /// Raises the limit of open files as far as it goes, and gives it; `None` if there is none.
@@ -200,15 +207,6 @@ impl Voice {
                 };
                 self.draining(&state, until);
             }
-        }
-    }
-
-    fn created(&self, args: &args::Relay) {
-        let path = args.data_dir.join(keyfile::FILE_NAME).display().to_string();
-        if self.json {
-            say!("{}", json!({"event": "key created", "path": path}));
-        } else {
-            say!("Created the identity key {path}. Back it up: clients know the relay by it.");
         }
     }
 

@@ -46,6 +46,31 @@ fn a_key_is_neither_made_unasked_nor_overwritten() {
 }
 
 #[test]
+fn a_key_is_made_only_for_arguments_that_are_right_and_said_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for wrong in ["--p2p-tcp-address=3610", "--p2p-udp-address=:3610"] {
+        let output = command(dir.path(), &[wrong]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(!dir.path().join(KEY).exists());
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let http = format!("--http-address={}", taken.local_addr().unwrap());
+    let output = command(dir.path(), &[&http]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("Created the identity key"), "{output:?}");
+}
+
+#[test]
+fn what_does_nothing_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut relay = Relay::start(dir.path(), &["--p2p-udp-address=", "--log-level=info"]);
+    assert_eq!(relay.until("warning")["what"], "not used");
+    assert_eq!(relay.until("warning")["what"], "no QUIC");
+    relay.end();
+}
+
+#[test]
 fn pages_are_where_the_flags_say_and_nowhere_else() {
     let dir = tempfile::tempdir().unwrap();
     let more = ["--monitoring-address=127.0.0.1:0"];
