@@ -2,9 +2,12 @@
 //!
 //! Spec: cluster, sections 3 and 5.
 //!
-//! A file without a [`Severity::Error`] is one that Charon accepts too, with two exceptions, both on
-//! purpose: a network that is not known is [`Severity::Unchecked`] here, and a lock whose deposits do
-//! not belong to its validators, or whose operators are not all different, is an error here.
+//! A file without a [`Severity::Error`] is one that Charon accepts too, but for one whose network is not
+//! known: that is [`Severity::Unchecked`] here. The other way round there are errors here that Charon
+//! does not look for when it reads a lock, each of one that no cluster can use: deposits that do not
+//! belong to the validators, operators that are not all different, and, in versions where Charon does
+//! not come to them, an ENR that is not valid (before v1.7) and a threshold that nobody can reach (v1.0
+//! and v1.1 without an aggregate).
 //!
 //! - **Bounds:** those of the files. At most one finding for each value of a file, and a few more.
 //! - **Cost:** about 0.1 ms for each public share and 1 ms for each further share of a validator

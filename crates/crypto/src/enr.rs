@@ -3,8 +3,9 @@
 //! Spec: p2p, section 1.2.
 //!
 //! The codec is our own, not the `enr` crate's: what Charon reads is laxer than EIP-778 (no `id`, any
-//! key order, line breaks, padding, longer than 300 bytes), and a cluster file that Charon accepts must
-//! not be refused here. The signature is always checked, over the canonical form of the content.
+//! key order, line breaks, padding, longer than 300 bytes, lengths in a longer form than needed), and a
+//! cluster file that Charon accepts must not be refused here. The signature is always checked, over the
+//! canonical form of the content.
 //!
 //! A parsed record keeps its text. Charon prints one with `seq` 0 under the old signature, which
 //! makes a record with another `seq` invalid (W-4).
@@ -287,13 +288,53 @@ impl fmt::Debug for Enr {
 }
 
 /// The elements of the list at the start of `raw`; what follows the list is ignored.
-fn decode_list(mut raw: &[u8]) -> Result<Vec<&[u8]>> {
-    let mut payload = Header::decode_bytes(&mut raw, true).map_err(|_| Error::NotRlp)?;
+fn decode_list(raw: &[u8]) -> Result<Vec<&[u8]>> {
+    let Some((Item::List(mut payload), _)) = decode_item(raw) else {
+        return Err(Error::NotRlp);
+    };
     let mut elements = Vec::new();
     while !payload.is_empty() {
-        elements.push(Header::decode_bytes(&mut payload, false).map_err(|_| Error::NotRlp)?);
+        let Some((Item::Bytes(element), rest)) = decode_item(payload) else {
+            return Err(Error::NotRlp);
+        };
+        elements.push(element);
+        payload = rest;
     }
     Ok(elements)
+}
+
+/// What stands at the start of RLP.
+enum Item<'a> {
+    Bytes(&'a [u8]),
+    List(&'a [u8]),
+}
+
+/// The first item, and what follows it. Lengths need not be written in the shortest way, which Charon
+/// does not ask for either (spec cluster, section 10.3), and which `alloy_rlp` insists on.
+fn decode_item(raw: &[u8]) -> Option<(Item<'_>, &[u8])> {
+    let (&first, after) = raw.split_first()?;
+    let (is_list, length_bytes, short) = match first {
+        ..=0x7f => {
+            return raw
+                .split_at_checked(1)
+                .map(|(byte, rest)| (Item::Bytes(byte), rest));
+        }
+        0x80..=0xb7 => (false, 0, first - 0x80),
+        0xb8..=0xbf => (false, first - 0xb7, 0),
+        0xc0..=0xf7 => (true, 0, first - 0xc0),
+        0xf8.. => (true, first - 0xf7, 0),
+    };
+    let (digits, after) = after.split_at_checked(length_bytes.into())?;
+    let long = digits.iter().try_fold(0_usize, |length, digit| {
+        length.checked_mul(256)?.checked_add(usize::from(*digit))
+    })?;
+    let (payload, rest) = after.split_at_checked(long.checked_add(short.into())?)?;
+    let item = if is_list {
+        Item::List(payload)
+    } else {
+        Item::Bytes(payload)
+    };
+    Some((item, rest))
 }
 
 fn encode_list(elements: &[&[u8]]) -> Vec<u8> {
@@ -328,5 +369,48 @@ fn port(value: &[u8]) -> Option<u16> {
         [low] => Some(u16::from(*low)),
         [high, low] => Some(u16::from_be_bytes([*high, *low])),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(raw: &[u8]) -> String {
+        format!("{PREFIX}{}", BASE64.encode(raw))
+    }
+
+    #[test]
+    fn lengths_that_are_not_in_their_shortest_form_are_read() {
+        let key = SecretKey::from_bytes(&[1; 32]).unwrap();
+        let minimal = BASE64
+            .decode(&Enr::for_key(&key).text()[PREFIX.len()..])
+            .unwrap();
+        // A list and a signature, each of one byte of length.
+        assert_eq!((minimal[0], minimal[2], minimal[3]), (0xf8, 0xb8, 64));
+        let payload = &minimal[4..];
+        let list = [&[0xf9, 0, minimal[1]], &minimal[2..]].concat();
+        let both = [&[0xfa, 0, 0, minimal[1] + 1, 0xb9, 0, 64], payload].concat();
+        for raw in [list, both] {
+            let enr = Enr::parse(&text(&raw)).unwrap();
+            assert_eq!(*enr.public_key(), key.public_key());
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_byte_strings_is_refused() {
+        for raw in [
+            &[][..],
+            &[0x80],
+            &[0xc1],
+            &[0xc1, 0xc0],
+            &[0xf8],
+            &[0xff; 9],
+            &[0xc2, 0x82, 1],
+        ] {
+            assert_eq!(Enr::parse(&text(raw)), Err(Error::NotRlp), "{raw:?}");
+        }
+        let empty = Error::ElementCount { count: 0 };
+        assert_eq!(Enr::parse(&text(&[0xc0, 7])), Err(empty));
     }
 }

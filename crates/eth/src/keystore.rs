@@ -3,7 +3,8 @@
 //! Spec: cluster, section 6. Written with PBKDF2 and AES-128-CTR; read also with scrypt.
 //!
 //! Charon does not look at a keystore's public key. Here a key that does not belong to it is refused,
-//! and so is a version that is not 4.
+//! and so is a version that is not 4. A keystore without `kdf`, whose password itself is the key, is
+//! read by Charon and not here.
 //!
 //! - **Bounds:** [`MAX_FILE_BYTES`] per keystore; the parameters of the key derivation are checked
 //!   against the bounds in this module when a keystore is read, before anything is computed.
