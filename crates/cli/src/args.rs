@@ -21,9 +21,12 @@ use pluto_eth::address::Address;
 use pluto_eth::network::{CustomError, CustomFlags, Networks};
 use pluto_p2p::addr::{AddrError, Transport, parse_listen};
 
+/// What it calls itself.
+pub(crate) const VERSION: &str = concat!("v", env!("CARGO_PKG_VERSION"));
+
 /// Peer-to-peer networking of an Ethereum distributed validator.
 #[derive(Debug, Parser)]
-#[command(name = "pluto", version, about, arg_required_else_help = true)]
+#[command(name = "pluto", version = VERSION, arg_required_else_help = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,

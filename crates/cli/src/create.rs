@@ -35,7 +35,7 @@ const MIN_OPERATORS: usize = 3;
 const MIN_THRESHOLD: u32 = 2;
 
 #[derive(Debug, thiserror::Error)]
-enum CreateError {
+pub(crate) enum CreateError {
     #[error("{count} operators are fewer than {MIN_OPERATORS}")]
     FewOperators { count: usize },
     #[error(
@@ -84,6 +84,25 @@ enum CreateError {
         flag: &'static str,
         instead: &'static str,
     },
+}
+
+impl CreateError {
+    /// Whether the flags are to blame, whatever is on disk.
+    pub(crate) fn is_wrong_usage(&self) -> bool {
+        match self {
+            Self::FewOperators { .. }
+            | Self::Threshold { .. }
+            | Self::Network { .. }
+            | Self::Protocol { .. }
+            | Self::Addresses { .. }
+            | Self::Withdrawal { .. }
+            | Self::ZeroWithdrawal { .. }
+            | Self::Insecure { .. }
+            | Self::Amount { .. }
+            | Self::NotSupported { .. } => true,
+            Self::Exists { .. } | Self::Io { .. } | Self::Wrong { .. } => false,
+        }
+    }
 }
 
 pub(crate) fn dkg(args: &CreateDkg) -> Result<ExitCode, Box<dyn Error>> {

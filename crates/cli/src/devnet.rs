@@ -47,8 +47,9 @@ const MIN_THRESHOLD: u32 = 2;
 /// How often a live view is drawn anew: round-trip times change without an event.
 const REDRAW: Duration = Duration::from_millis(200);
 
+/// What is ordered cannot be.
 #[derive(Debug, thiserror::Error)]
-enum DevnetError {
+pub(crate) enum UsageError {
     #[error("node {node} does not exist: nodes are 0 to {}", nodes - 1)]
     NoSuchNode { node: usize, nodes: usize },
     #[error("slot {slot} does not exist: slots are 0 to {}", slots - 1)]
@@ -61,8 +62,12 @@ enum DevnetError {
         "a threshold of {threshold} is impossible with {nodes} nodes: choose {MIN_THRESHOLD} to {nodes}"
     )]
     Threshold { threshold: u32, nodes: u32 },
-    #[error("the nodes did not all connect within {}s\n{missing}", MESH_TIMEOUT.as_secs())]
-    NoMesh { missing: String },
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the nodes did not all connect within {}s\n{missing}", MESH_TIMEOUT.as_secs())]
+struct NoMesh {
+    missing: String,
 }
 
 pub(crate) fn run(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
@@ -73,17 +78,17 @@ pub(crate) fn run(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
     runtime.block_on(devnet(args))
 }
 
-fn check(args: &args::Devnet) -> Result<(), DevnetError> {
+fn check(args: &args::Devnet) -> Result<(), UsageError> {
     let nodes = args.nodes as usize;
     for at in args.kill.iter().chain(&args.restart) {
         if at.node >= nodes {
-            return Err(DevnetError::NoSuchNode {
+            return Err(UsageError::NoSuchNode {
                 node: at.node,
                 nodes,
             });
         }
         if args.slots != 0 && at.slot >= args.slots {
-            return Err(DevnetError::NoSuchSlot {
+            return Err(UsageError::NoSuchSlot {
                 slot: at.slot,
                 slots: args.slots,
             });
@@ -92,7 +97,7 @@ fn check(args: &args::Devnet) -> Result<(), DevnetError> {
     check_orders(args)?;
     match args.threshold {
         Some(threshold) if threshold < MIN_THRESHOLD || threshold > args.nodes => {
-            Err(DevnetError::Threshold {
+            Err(UsageError::Threshold {
                 threshold,
                 nodes: args.nodes,
             })
@@ -102,7 +107,7 @@ fn check(args: &args::Devnet) -> Result<(), DevnetError> {
 }
 
 /// Whether each node is running when it is stopped, and stopped when it is started again.
-fn check_orders(args: &args::Devnet) -> Result<(), DevnetError> {
+fn check_orders(args: &args::Devnet) -> Result<(), UsageError> {
     let kills = args.kill.iter().map(|at| (at, true));
     let restarts = args.restart.iter().map(|at| (at, false));
     let mut orders: Vec<_> = kills.chain(restarts).collect();
@@ -111,8 +116,8 @@ fn check_orders(args: &args::Devnet) -> Result<(), DevnetError> {
     let mut stopped = BTreeSet::new();
     for (&args::At { node, slot }, kills) in orders {
         match kills {
-            true if !stopped.insert(node) => return Err(DevnetError::NotRunning { node, slot }),
-            false if !stopped.remove(&node) => return Err(DevnetError::Running { node, slot }),
+            true if !stopped.insert(node) => return Err(UsageError::NotRunning { node, slot }),
+            false if !stopped.remove(&node) => return Err(UsageError::Running { node, slot }),
             _ => {}
         }
     }
@@ -206,7 +211,7 @@ fn introduce(nodes: &[Option<Node>]) {
 }
 
 /// Waits until every node has a connection to every other.
-async fn mesh(nodes: &[Option<Node>], began: Instant) -> Result<Duration, DevnetError> {
+async fn mesh(nodes: &[Option<Node>], began: Instant) -> Result<Duration, NoMesh> {
     for node in nodes.iter().flatten() {
         let met = node.context.quorum(nodes.len() - 1);
         if !matches!(timeout_at(began + MESH_TIMEOUT, met).await, Ok(Ok(()))) {
@@ -216,7 +221,7 @@ async fn mesh(nodes: &[Option<Node>], began: Instant) -> Result<Duration, Devnet
                 .filter_map(|other| node.context.why_not_connected(other.peer))
                 .map(|why| format!("  node {}: {why}\n", node.index))
                 .collect();
-            return Err(DevnetError::NoMesh { missing });
+            return Err(NoMesh { missing });
         }
     }
     Ok(began.elapsed())

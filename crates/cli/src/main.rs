@@ -1,6 +1,7 @@
 //! The `pluto` binary: arguments, terminal and exit codes. No protocol logic.
 //!
-//! Exit codes: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted, 143 terminated.
+//! Exit codes: 0 done, 1 it did not work, 2 wrong usage, 130 interrupted, 143 terminated. Wrong usage is
+//! a flag that is missing, not known, or has a value that it cannot have.
 
 #![warn(
     clippy::print_stderr,
@@ -20,7 +21,10 @@ mod say;
 mod signals;
 mod verify;
 
-use std::process::ExitCode;
+use std::{error::Error, process::ExitCode};
+
+use pluto_cluster::NewDefinitionError;
+use pluto_eth::network::CustomError;
 
 use self::{
     args::{Args, Command, Create},
@@ -41,7 +45,7 @@ fn main() -> ExitCode {
         Command::Create(Create::Dkg(args)) => create::dkg(&args),
         Command::Create(Create::Cluster(args)) => create::cluster(&args),
         Command::Version => {
-            say!("pluto v{}", env!("CARGO_PKG_VERSION"));
+            say!("pluto {}", args::VERSION);
             Ok(ExitCode::SUCCESS)
         }
     };
@@ -49,9 +53,25 @@ fn main() -> ExitCode {
         note!("error: {}", say::causes(&*error));
         match error.downcast_ref::<Stopped>() {
             Some(Stopped(signal)) => ExitCode::from(signal.exit_code()),
+            None if is_wrong_usage(&*error) => ExitCode::from(WRONG_USAGE),
             None => ExitCode::FAILURE,
         }
     })
+}
+
+/// As clap has it.
+const WRONG_USAGE: u8 = 2;
+
+/// Whether what clap could not see is wrong with the flags.
+fn is_wrong_usage(error: &(dyn Error + 'static)) -> bool {
+    error.is::<CustomError>()
+        || error.is::<args::EndpointError>()
+        || error.is::<devnet::UsageError>()
+        // Elsewhere definitions are read, and here they are made of flags.
+        || error.is::<NewDefinitionError>()
+        || error
+            .downcast_ref::<create::CreateError>()
+            .is_some_and(create::CreateError::is_wrong_usage)
 }
 
 /// Logs go to standard error, where data on standard output is not disturbed. `RUST_LOG` chooses.

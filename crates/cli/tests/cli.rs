@@ -219,7 +219,7 @@ fn wrong_usage_is_told_from_failure() {
     ] {
         let args = [&["devnet"][..], wrong].concat();
         let output = pluto(&args, dir.path());
-        assert!(!output.status.success(), "{output:?}");
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(stderr(&output).contains(told), "{output:?}");
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -96,7 +96,7 @@ fn what_would_lose_money_or_cannot_work_is_refused() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let refused = create_cluster(dir.path(), wrong);
-        assert_eq!(refused.status.code(), Some(1), "{wrong:?} {refused:?}");
+        assert_eq!(refused.status.code(), Some(2), "{wrong:?} {refused:?}");
         assert!(stderr(&refused).contains(told), "{wrong:?} {refused:?}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -387,7 +387,7 @@ fn keys_that_exist_are_split_and_put_together_again() {
     fs::rename(keys.join("keystore-1.txt"), keys.join("other.txt")).unwrap();
     let fourth = dir.path().join("fourth");
     let refused = create_with(&fourth, &["--nodes=4"], &more);
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert!(!fourth.exists());
 
     // One key for two validators, a wrong password, no key.
@@ -535,7 +535,7 @@ fn what_is_not_supported_is_refused_by_name() {
         "--keymanager-auth-tokens=a",
     ] {
         let refused = create_cluster(dir.path(), &[flag]);
-        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
         let name = flag.split('=').next().unwrap();
         assert!(stderr(&refused).contains(name), "{refused:?}");
         assert!(stderr(&refused).contains("not supported"), "{refused:?}");
