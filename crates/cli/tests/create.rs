@@ -9,7 +9,12 @@ use std::{
     fs,
     path::Path,
     process::{Command, Output},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use pluto_cluster::{Definition, LockFile, eip712};
+use pluto_crypto::k1;
+use pluto_eth::network::Network;
 
 #[path = "../../cluster/tests/common/server.rs"]
 #[allow(dead_code, reason = "not every test has a use for everything")]
@@ -99,6 +104,129 @@ fn what_would_lose_money_or_cannot_work_is_refused() {
         assert_eq!(refused.status.code(), Some(2), "{wrong:?} {refused:?}");
         assert!(stderr(&refused).contains(told), "{wrong:?} {refused:?}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_definition_that_would_lose_money_or_cannot_work_is_refused() {
+    const ZERO: &str = "0x0000000000000000000000000000000000000000";
+    let lower = ADDRESS.to_lowercase();
+    let wallets = [1, 2, 3].map(|it| format!("0x{}", format!("0{it}").repeat(20)));
+    let (three, two) = (wallets.join(","), wallets[..2].join(","));
+    let dir = tempfile::tempdir().unwrap();
+    let create = |network: &str, withdrawal: &str, operators: &str, more: &[&str]| {
+        let mut args = vec!["create", "dkg", "--network", network];
+        args.extend(["--withdrawal-addresses", withdrawal]);
+        args.extend(["--operator-addresses", operators]);
+        args.extend(["--fee-recipient-addresses", ADDRESS]);
+        args.extend(["--output-dir", dir.path().to_str().unwrap()]);
+        args.extend(more);
+        pluto(&args)
+    };
+    for (refused, told) in [
+        (create("mainnet", ZERO, &three, &[]), "would be lost"),
+        (create("gnosis", ZERO, &three, &[]), "would be lost"),
+        (create("hoodi", &lower, &three, &[]), "checksum"),
+        (create("hoodi", ADDRESS, &two, &[]), "fewer than 3"),
+        (
+            create("hoodi", ADDRESS, &three, &["--publish"]),
+            "not supported",
+        ),
+    ] {
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        assert!(stderr(&refused).contains(told), "{refused:?}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+    // Where nothing can be lost.
+    assert!(create("hoodi", ZERO, &three, &[]).status.success());
+}
+
+#[test]
+fn a_cluster_is_not_made_of_a_definition_that_others_joined_or_that_loses_the_stake() {
+    let dir = tempfile::tempdir().unwrap();
+    let enrs = || {
+        let key = k1::SecretKey::generate();
+        pluto_crypto::enr::Enr::for_key(&key).text().to_owned()
+    };
+    let enrs = [enrs(), enrs(), enrs()].join(",");
+    let created = pluto(&[
+        "create",
+        "dkg",
+        "--network=hoodi",
+        "--operator-enrs",
+        &enrs,
+        "--withdrawal-addresses",
+        ADDRESS,
+        "--fee-recipient-addresses",
+        ADDRESS,
+        "--output-dir",
+        dir.path().to_str().unwrap(),
+    ]);
+    assert!(created.status.success(), "{created:?}");
+    let made = Definition::read(dir.path().join("cluster-definition.json")).unwrap();
+    let path = dir.path().join("changed.json");
+    let out = dir.path().join("out");
+    let refused = |definition: &Definition, told: &str| {
+        fs::write(&path, definition.to_json().unwrap()).unwrap();
+        let place = path.to_str().unwrap();
+        let refused = create_bare(&out, &["--definition-file", place]);
+        assert!(!refused.status.success());
+        assert!(stderr(&refused).contains(told), "{refused:?}");
+        assert!(!out.exists());
+    };
+
+    let mut lost = made.clone();
+    lost.fork_version = vec![0; 4];
+    let pluto_cluster::Addresses::Each(addresses) = &mut lost.addresses else {
+        panic!("one for all: {lost:?}");
+    };
+    addresses[0].withdrawal = format!("0x{}", "00".repeat(20));
+    lost.update_hashes().unwrap();
+    refused(&lost, "would be lost");
+
+    let mut joined = made;
+    let wallets = [(); 4].map(|()| k1::SecretKey::generate());
+    let address = |wallet: &k1::SecretKey| {
+        pluto_eth::address::Address(wallet.public_key().address()).to_string()
+    };
+    for (operator, wallet) in joined.operators.iter_mut().zip(&wallets) {
+        operator.address = address(wallet);
+    }
+    joined.creator.address = address(&wallets[3]);
+    joined.config_hash = joined.compute_config_hash().unwrap().to_vec();
+    let (hash, chain) = (&joined.config_hash, 560_048);
+    let digest = eip712::creator_config_digest(hash, chain);
+    joined.creator.config_signature = wallets[3].sign(&digest).to_vec();
+    for (operator, wallet) in joined.operators.iter_mut().zip(&wallets) {
+        let digest = eip712::operator_config_digest(joined.version, hash, chain);
+        operator.config_signature = wallet.sign(&digest).to_vec();
+        let digest = eip712::enr_digest(&operator.enr, chain);
+        operator.enr_signature = wallet.sign(&digest).to_vec();
+    }
+    joined.update_hashes().unwrap();
+    refused(&joined, "3 operators of the definition have joined");
+}
+
+/// The place of the third is taken by a link to nowhere, which shows when it is to be replaced.
+#[cfg(unix)]
+#[test]
+fn nodes_appear_all_or_none_and_nobody_else_reads_their_lock() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("node2");
+    symlink(dir.path().join("nowhere"), &link).unwrap();
+    let refused = create_cluster(dir.path(), &[]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(stderr(&refused).contains("node2"), "{refused:?}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+
+    fs::remove_file(&link).unwrap();
+    assert!(create_cluster(dir.path(), &[]).status.success());
+    for node in 0..4 {
+        let path = dir.path().join(format!("node{node}/cluster-lock.json"));
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o400);
     }
 }
 
@@ -218,13 +346,13 @@ fn a_wrong_lock_or_another_cluster_is_refused_unless_that_is_wanted() {
         assert!(stderr(&refused).contains(told), "{refused:?}");
         assert!(!out.exists());
     };
-    let replace = |node: &str, lock: &pluto_cluster::LockFile| {
+    let replace = |node: &str, lock: &LockFile| {
         let path = cluster.join(node).join("cluster-lock.json");
         fs::remove_file(&path).unwrap();
         fs::write(&path, lock.to_json().unwrap()).unwrap();
     };
     let path = cluster.join("node1/cluster-lock.json");
-    let right = pluto_cluster::LockFile::read(&path).unwrap();
+    let right = LockFile::read(&path).unwrap();
 
     // A node that is given twice.
     let copy = cluster.join("node7");
@@ -372,6 +500,15 @@ fn keys_that_exist_are_split_and_put_together_again() {
     assert!(created.status.success(), "{created:?}");
     assert_eq!(validators(&first), validators(&second));
     assert!(stdout(&created).contains("slashed"), "{created:?}");
+    // Registered with builders after what may be registered of them already.
+    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    let hour_ago = hour_ago.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let registered = |cluster: &Path| {
+        let lock = LockFile::read(cluster.join("node0/cluster-lock.json")).unwrap();
+        u64::try_from(lock.validators[0].registration.timestamp).unwrap()
+    };
+    assert_eq!(registered(&first), Network::HOODI.genesis_time_secs());
+    assert!(registered(&second) > hour_ago);
 
     // With an address for each they go by their numbers.
     let third = dir.path().join("third");
@@ -517,7 +654,7 @@ fn what_the_flags_leave_out_is_read_from_the_environment() {
     assert!(created.status.success(), "{created:?}");
 
     let definition = out.join("cluster-definition.json");
-    let definition = pluto_cluster::Definition::read(definition).unwrap();
+    let definition = Definition::read(definition).unwrap();
     assert_eq!(definition.name, "ours", "a flag counts more");
     assert_eq!(definition.fork_version, [0x10, 0, 9, 0x10]);
     assert_eq!(definition.num_validators, 2);
@@ -574,7 +711,7 @@ fn a_definition_may_name_wallets_and_then_says_who_has_not_joined() {
 /// The validators' keys, as the lock of the first node has them.
 fn validators(cluster: &Path) -> Vec<Vec<u8>> {
     let lock = cluster.join("node0/cluster-lock.json");
-    let lock = pluto_cluster::LockFile::read(lock).unwrap();
+    let lock = LockFile::read(lock).unwrap();
     let mut keys: Vec<_> = lock.validators.into_iter().map(|it| it.pubkey).collect();
     keys.sort();
     keys

@@ -952,6 +952,29 @@ fn what_is_nothing_of_a_cluster_is_refused() {
     }
 }
 
+#[test]
+fn a_definition_beside_several_nodes_is_compared_with_their_lock() {
+    let Some(vectors) = vectors() else { return };
+    let copy = Copy::of(&vectors, CLUSTERS[2]);
+    let path = copy.root().join("cluster-definition.json");
+    assert!(
+        !verify(copy.root(), &[])
+            .of("warning")
+            .contains(&"definition")
+    );
+    let mut definition = pluto_cluster::Definition::read(&path).unwrap();
+    definition.name = "another".to_owned();
+    definition.update_hashes().unwrap();
+    fs::write(&path, definition.to_json().unwrap()).unwrap();
+
+    let report = verify(copy.root(), &[]);
+
+    assert!(
+        report.has("warning", &path, "config_hash", "definition"),
+        "{report:#?}"
+    );
+}
+
 #[cfg(unix)]
 #[test]
 fn the_name_of_a_file_does_not_rewrite_the_terminal() {
