@@ -19,6 +19,7 @@ use libp2p::{Multiaddr, multiaddr::Protocol};
 use pluto_cluster::http::{ExecutionClient, UrlError};
 use pluto_eth::address::Address;
 use pluto_eth::network::{CustomError, CustomFlags, Networks};
+use pluto_eth::registration::DEFAULT_GAS_LIMIT;
 use pluto_p2p::addr::{AddrError, Transport, parse_listen};
 
 /// What it calls itself.
@@ -139,7 +140,7 @@ pub(crate) struct Shape {
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) consensus_protocol: String,
     /// Gas limit that builders are asked for.
-    #[arg(long, default_value_t = 60_000_000)]
+    #[arg(long, default_value_t = DEFAULT_GAS_LIMIT)]
     pub(crate) target_gas_limit: u64,
     /// Withdrawal credentials of the compounding kind (0x02).
     #[arg(long)]

@@ -25,7 +25,7 @@ use pluto_eth::{
 
 use crate::{
     args,
-    nodes::tell_leftovers,
+    nodes::{KEYSTORES_DIR, LOCK_FILE, tell_leftovers},
     progress::Progress,
     say::{causes, note, say},
     signals::Stop,
@@ -232,7 +232,7 @@ fn nodes(dir: &Path) -> Result<Vec<PathBuf>, CombineError> {
     let mut dirs = Vec::new();
     for entry in fs::read_dir(dir).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        if path.join("validator_keys").is_dir() {
+        if path.join(KEYSTORES_DIR).is_dir() {
             dirs.push(path);
         }
     }
@@ -256,7 +256,7 @@ fn lock(dirs: &[PathBuf], args: &args::Combine) -> Result<(LockFile, PathBuf), B
     }
     let mut first: Option<(LockFile, PathBuf)> = None;
     for dir in dirs {
-        let path = dir.join("cluster-lock.json");
+        let path = dir.join(LOCK_FILE);
         let lock = LockFile::read(&path)?;
         if let Some((known, first)) = &first {
             if *known == lock {
@@ -304,7 +304,7 @@ fn passed(error: CombineError, args: &args::Combine) -> Result<(), CombineError>
 
 /// The shares of one node, by validator.
 fn node(dir: &Path, lock: &LockFile) -> Result<Vec<Share>, Box<dyn Error>> {
-    let path = dir.join("validator_keys");
+    let path = dir.join(KEYSTORES_DIR);
     let keystores = directory::Sequence::load(&path)?;
     if keystores.count() != lock.validators.len() {
         return Err(CombineError::Keystores {

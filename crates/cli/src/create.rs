@@ -27,6 +27,7 @@ use pluto_p2p::identity;
 pub(crate) use self::cluster::cluster;
 use crate::{
     args::{self, CharonVersion, CreateDkg, Shape},
+    nodes::DEFINITION_FILE,
     say::say,
 };
 
@@ -106,7 +107,7 @@ impl CreateError {
 }
 
 pub(crate) fn dkg(args: &CreateDkg) -> Result<ExitCode, Box<dyn Error>> {
-    let path = args.output_dir.join("cluster-definition.json");
+    let path = args.output_dir.join(DEFINITION_FILE);
     if path.exists() {
         return Err(CreateError::Exists { path }.into());
     }

@@ -10,11 +10,8 @@ use crate::{
     say::{note, say},
 };
 
-/// The identity key's file inside a data directory (p2p spec, section 1.1).
-pub(crate) const KEY_FILE: &str = "charon-enr-private-key";
-
 pub(crate) fn create(target: &DataDir) -> Result<ExitCode, Box<dyn Error>> {
-    let path = target.data_dir.join(KEY_FILE);
+    let path = target.data_dir.join(keyfile::FILE_NAME);
     let key = keyfile::create(&path)?;
     say!("Created the identity key {}", path.display());
     say!("{}", Enr::for_key(&key).text());
@@ -27,7 +24,7 @@ pub(crate) fn create(target: &DataDir) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 pub(crate) fn show(target: &DataDir) -> Result<ExitCode, Box<dyn Error>> {
-    let key = keyfile::load(target.data_dir.join(KEY_FILE))?;
+    let key = keyfile::load(target.data_dir.join(keyfile::FILE_NAME))?;
     say!("{}", Enr::for_key(&key).text());
     // Beside the ENR, which scripts take from standard output.
     note!("{}", who(&key));

@@ -24,6 +24,12 @@ use crate::say::note;
 /// What the hidden directory is called in which all is made.
 const WORK: &str = "cluster";
 
+/// The files of a node (cluster spec, sections 6.3 and 11); its identity key is
+/// [`keyfile::FILE_NAME`].
+pub(crate) const LOCK_FILE: &str = "cluster-lock.json";
+pub(crate) const DEFINITION_FILE: &str = "cluster-definition.json";
+pub(crate) const KEYSTORES_DIR: &str = "validator_keys";
+
 /// Nobody but the owner reads it, as of Charon's `create cluster`.
 const LOCK_MODE: u32 = 0o400;
 
@@ -74,10 +80,10 @@ pub(crate) fn write(
         let dir = dir(&work.0, node);
         fs::create_dir(&dir).map_err(cannot_write(&dir))?;
         keyfile::store(dir.join(keyfile::FILE_NAME), identity)?;
-        let path = dir.join("cluster-lock.json");
+        let path = dir.join(LOCK_FILE);
         disk::create(&path, &lock, LOCK_MODE).map_err(cannot_write(&path))?;
         deposits.store(&dir)?;
-        key_dirs.push(dir.join("validator_keys"));
+        key_dirs.push(dir.join(KEYSTORES_DIR));
     }
     // All at once: at the end of each node a core would have nothing to do.
     let shares: Vec<_> = dealt.shares.iter().flatten().cloned().collect();

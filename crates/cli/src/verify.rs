@@ -37,11 +37,10 @@ use self::{
     node::Node,
     problem::{Finding, Problem},
 };
-use crate::args;
-
-const LOCK_FILE: &str = "cluster-lock.json";
-const DEFINITION_FILE: &str = "cluster-definition.json";
-const KEYSTORES_DIR: &str = "validator_keys";
+use crate::{
+    args,
+    nodes::{DEFINITION_FILE, KEYSTORES_DIR, LOCK_FILE},
+};
 
 /// Where a lock has the signature of all shares.
 const AGGREGATE: &str = "signature_aggregate";

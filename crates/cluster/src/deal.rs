@@ -25,9 +25,6 @@ use crate::{
     parallel::in_parallel,
 };
 
-/// What builders are asked for by a definition without a gas limit (cluster spec, section 8).
-const FALLBACK_GAS_LIMIT: u64 = 30_000_000;
-
 /// What a cluster is made of.
 #[derive(Debug)]
 pub struct NewCluster<'a> {
@@ -277,7 +274,7 @@ impl NewCluster<'_> {
     ) -> Result<Registration, DealError> {
         let (fee_recipient, _) = self.addresses_of(validator)?;
         let gas_limit = match self.definition.target_gas_limit {
-            0 => FALLBACK_GAS_LIMIT,
+            0 => registration::FALLBACK_GAS_LIMIT,
             limit => limit,
         };
         let signed = registration::Message {

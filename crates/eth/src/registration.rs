@@ -23,7 +23,7 @@ use crate::{
 /// The gas limit of new definitions: Charon's default of `--target-gas-limit`.
 pub const DEFAULT_GAS_LIMIT: u64 = 60_000_000;
 
-/// The gas limit for a definition that has none, as those before v1.10.
+/// The gas limit for a definition that has none, as those before v1.10 (cluster spec, section 8).
 pub const FALLBACK_GAS_LIMIT: u64 = 30_000_000;
 
 /// Name of the file of overrides in a data directory.

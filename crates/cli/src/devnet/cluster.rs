@@ -24,6 +24,7 @@ use pluto_crypto::{
 use pluto_eth::{
     keystore::{Cost, Derivations, directory},
     network::Network,
+    registration::DEFAULT_GAS_LIMIT,
     threads,
 };
 use pluto_p2p::identity::{keypair, peer_id};
@@ -37,7 +38,6 @@ use crate::{
 const NETWORK: Network = Network::HOODI;
 /// Whose the stake would be: nobody's.
 const NOBODY: &str = "0x000000000000000000000000000000000000dEaD";
-const GAS_LIMIT: u64 = 60_000_000;
 
 /// Why a cluster could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -232,7 +232,7 @@ fn make(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
         deposit_amounts: Vec::new(),
         dkg_algorithm: "default".to_owned(),
         consensus_protocol: String::new(),
-        target_gas_limit: GAS_LIMIT,
+        target_gas_limit: DEFAULT_GAS_LIMIT,
         compounding: false,
         created_at: SystemTime::now(),
     }
@@ -266,7 +266,7 @@ fn make(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
 
 fn open(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
     // Which cluster it is, before what may not belong to it.
-    let lock = LockFile::read(dirs[0].join("cluster-lock.json"))?;
+    let lock = LockFile::read(dirs[0].join(nodes::LOCK_FILE))?;
     let wrong = |source| SetupError::Members {
         path: args.data_dir.clone(),
         source,
@@ -294,7 +294,7 @@ fn open(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
             return Err(SetupError::Stranger { path });
         }
         identities.push(key);
-        shares.push(open_keys(&dir.join("validator_keys"), &lock, node)?);
+        shares.push(open_keys(&dir.join(nodes::KEYSTORES_DIR), &lock, node)?);
     }
     Ok(Files {
         lock,

@@ -10,7 +10,8 @@ use pluto_crypto::{bls, keyfile};
 use pluto_eth::{deposit::file as deposit_file, registration};
 use pluto_p2p::identity::peer_id;
 
-use super::{Check, Checked, DEFINITION_FILE, KEYSTORES_DIR, LOCK_FILE, problem::Problem};
+use super::{Check, Checked, problem::Problem};
+use crate::nodes::{DEFINITION_FILE, KEYSTORES_DIR, LOCK_FILE};
 
 /// Foreign names that are told of; more of them say nothing new.
 const MAX_FOREIGN: usize = 20;
