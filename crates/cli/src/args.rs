@@ -48,11 +48,25 @@ const OURS: [&str; 4] = ["charon-version", "drain", "json", "strict"];
 
 /// The commands, with the variables that their flags are read from.
 fn command(value: fn(&str) -> Option<OsString>) -> clap::Command {
-    Args::command().mut_subcommands(move |command| match command.get_name() {
+    let command = Args::command().mut_subcommand("create", |create| {
+        create
+            .mut_subcommand("dkg", |it| with_addresses(it, |arg| arg.required(true)))
+            .mut_subcommand("cluster", |it| {
+                with_addresses(it, |arg| arg.required_unless_present("definition_file"))
+            })
+    });
+    command.mut_subcommands(move |command| match command.get_name() {
         // It is none of Charon's, and shall not run in the directory of a real node.
         "devnet" => command,
         _ => with_environment(command, value),
     })
+}
+
+/// Both commands have the flags, and each needs them in another case.
+fn with_addresses(command: clap::Command, change: fn(Arg) -> Arg) -> clap::Command {
+    command
+        .mut_arg("fee_recipient_addresses", change)
+        .mut_arg("withdrawal_addresses", change)
 }
 
 fn with_environment(command: clap::Command, value: fn(&str) -> Option<OsString>) -> clap::Command {
@@ -288,15 +302,6 @@ impl Wallets {
 #[error("--execution-client-rpc-endpoint cannot be used")]
 pub(crate) struct EndpointError(#[from] UrlError);
 
-/// Ends the program, as clap does, for a flag that is missing.
-pub(crate) fn missing(flag: &str) -> ! {
-    use clap::error::ErrorKind;
-    let message = format!("the following required argument was not provided: {flag}");
-    Args::command()
-        .error(ErrorKind::MissingRequiredArgument, message)
-        .exit()
-}
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataDir {
     /// Directory of this node's files.
@@ -312,7 +317,8 @@ pub(crate) struct Verify {
     /// Fail also when something could not be checked.
     #[arg(long)]
     pub(crate) strict: bool,
-    /// Print one JSON object on standard output: ok, kind, summary, findings.
+    /// Print one JSON object on standard output: ok, kind, summary, findings, and error if there is
+    /// nothing that can be looked at.
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]

@@ -26,7 +26,7 @@ use pluto_p2p::identity;
 
 pub(crate) use self::cluster::cluster;
 use crate::{
-    args::{self, CharonVersion, CreateDkg, Shape},
+    args::{CharonVersion, CreateDkg, Shape},
     nodes::DEFINITION_FILE,
     say::say,
 };
@@ -213,12 +213,6 @@ fn define(
     withdrawal: &[Address],
     dkg_algorithm: &str,
 ) -> Result<(Definition, Network), Box<dyn Error>> {
-    if shape.fee_recipient_addresses.is_empty() {
-        args::missing("--fee-recipient-addresses <ADDRESS>");
-    }
-    if withdrawal.is_empty() {
-        args::missing("--withdrawal-addresses <ADDRESS>");
-    }
     // Zero stands for the default, as for Charon.
     let threshold = shape.threshold.filter(|it| *it != 0);
     check_size(operators.len(), threshold)?;

@@ -100,7 +100,11 @@ pub(crate) fn run(args: &args::Verify) -> Result<ExitCode, Box<dyn Error>> {
     let networks = args.testnet.networks()?;
     let client = args.wallets.client()?;
     let mut check = Check::new(&networks, client.as_ref());
-    let kind = check.all(&args.path)?;
+    let kind = check.all(&args.path).inspect_err(|error| {
+        if args.json {
+            print::failure(error);
+        }
+    })?;
 
     let fails = |it: &Finding| match it.problem.severity() {
         Severity::Error => true,

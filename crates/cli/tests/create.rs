@@ -663,6 +663,26 @@ fn what_the_flags_leave_out_is_read_from_the_environment() {
 }
 
 #[test]
+fn addresses_are_asked_for_by_the_command_that_needs_them() {
+    for command in ["dkg", "cluster"] {
+        let mut args = vec!["create", command, "--network=hoodi"];
+        args.extend(match command {
+            "dkg" => &["--operator-enrs=enr:-a"][..],
+            _ => &["--nodes=4", "--num-validators=1"],
+        });
+        let missing = pluto(&args);
+        assert_eq!(missing.status.code(), Some(2), "{missing:?}");
+        for told in [
+            "--fee-recipient-addresses",
+            "--withdrawal-addresses",
+            command,
+        ] {
+            assert!(stderr(&missing).contains(told), "{missing:?}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_supported_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     for flag in [

@@ -945,10 +945,14 @@ fn what_is_nothing_of_a_cluster_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("missing");
     for path in [dir.path(), &missing] {
-        let output = pluto(path, &[]);
+        let output = pluto(path, &["--json"]);
         assert_eq!(output.status.code(), Some(1));
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(stderr.contains(path.to_str().unwrap()), "{stderr}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["ok"], false);
+        let error = report["error"].as_str().unwrap();
+        assert!(error.contains(path.to_str().unwrap()), "{report}");
     }
 }
 

@@ -8,7 +8,7 @@ use pluto_eth::network::ForkVersion;
 use pluto_p2p::identity::{name, peer_id};
 use serde_json::{Value, json};
 
-use super::{Check, Kind, Subject, problem::Finding};
+use super::{Check, Kind, Subject, VerifyError, problem::Finding};
 use crate::say::{causes, say, shown};
 
 /// Validators that are listed for people; programs get all.
@@ -23,6 +23,15 @@ pub(super) fn json(check: &Check<'_>, kind: Kind, ok: bool) {
         "findings": findings,
     });
     say!("{report}");
+}
+
+/// Of what could not be looked at.
+pub(super) fn failure(error: &VerifyError) {
+    let error = causes(error);
+    say!(
+        "{}",
+        json!({"ok": false, "kind": null, "summary": null, "findings": [], "error": error})
+    );
 }
 
 fn finding(it: &Finding) -> Value {
