@@ -16,7 +16,10 @@ use clap::{
     builder::BoolishValueParser,
 };
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use pluto_cluster::http::{ExecutionClient, UrlError};
+use pluto_cluster::{
+    Verifier,
+    http::{ExecutionClient, UrlError},
+};
 use pluto_eth::address::Address;
 use pluto_eth::network::{CustomError, CustomFlags, Networks};
 use pluto_eth::registration::DEFAULT_GAS_LIMIT;
@@ -295,6 +298,18 @@ impl Wallets {
         let url = self.execution_client_rpc_endpoint.as_deref();
         let client = url.filter(|it| !it.is_empty()).map(ExecutionClient::new);
         Ok(client.transpose()?)
+    }
+}
+
+/// What checks files with those networks, and asks that client if there is one.
+pub(crate) fn verifier<'a>(
+    networks: &'a Networks,
+    client: Option<&'a ExecutionClient>,
+) -> Verifier<'a> {
+    let verifier = Verifier::new().with_networks(networks);
+    match client {
+        Some(client) => verifier.with_wallets(client),
+        None => verifier,
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     process::ExitCode,
 };
 
-use pluto_cluster::{LockFile, Severity, Verifier, verify};
+use pluto_cluster::{LockFile, Severity, verify};
 use pluto_core::{PeerIdx, ShareIdx};
 use pluto_crypto::{
     bls::{self, SecretKey},
@@ -250,10 +250,7 @@ fn nodes(dir: &Path) -> Result<Vec<PathBuf>, CombineError> {
 fn lock(dirs: &[PathBuf], args: &args::Combine) -> Result<(LockFile, PathBuf), Box<dyn Error>> {
     let networks = args.testnet.networks()?;
     let client = args.wallets.client()?;
-    let mut verifier = Verifier::new().with_networks(&networks);
-    if let Some(client) = &client {
-        verifier = verifier.with_wallets(client);
-    }
+    let verifier = args::verifier(&networks, client.as_ref());
     let mut first: Option<(LockFile, PathBuf)> = None;
     for dir in dirs {
         let path = dir.join(LOCK_FILE);

@@ -238,11 +238,7 @@ impl<'a> Check<'a> {
     }
 
     fn verifier(&self) -> Verifier<'a> {
-        let verifier = Verifier::new().with_networks(self.networks);
-        match self.client {
-            Some(client) => verifier.with_wallets(client),
-            None => verifier,
-        }
+        args::verifier(self.networks, self.client)
     }
 
     /// Reads and checks a lock; nothing is said twice about one that is equal to a clean one.

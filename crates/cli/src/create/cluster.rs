@@ -13,9 +13,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use pluto_cluster::{
-    Addresses, Definition, LockFile, NewCluster, Severity, Verifier, http, verify,
-};
+use pluto_cluster::{Addresses, Definition, LockFile, NewCluster, Severity, http, verify};
 use pluto_crypto::{enr::Enr, k1};
 use pluto_eth::{
     address::{self, Address},
@@ -31,7 +29,7 @@ use super::{
 use pluto_p2p::identity;
 
 use crate::{
-    args::CreateCluster,
+    args::{self, CreateCluster},
     nodes::{self, StoreError},
     progress::Progress,
     say::say,
@@ -222,10 +220,7 @@ fn given(place: &str, args: &CreateCluster) -> Result<(Definition, Network), Box
     };
     let networks = args.shape.testnet.networks()?;
     let client = args.wallets.client()?;
-    let mut verifier = Verifier::new().with_networks(&networks);
-    if let Some(client) = &client {
-        verifier = verifier.with_wallets(client);
-    }
+    let verifier = args::verifier(&networks, client.as_ref());
     right("definition", verifier.definition(&definition))?;
     let joined = definition
         .operators
