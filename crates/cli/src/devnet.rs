@@ -15,12 +15,21 @@ mod score;
 mod view;
 
 use std::{
-    collections::BTreeSet, error::Error, pin::Pin, process::ExitCode, sync::Arc, time::Duration,
+    collections::BTreeSet,
+    error::Error,
+    pin::Pin,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use pluto_p2p::{addr::Transport, p2p_context::PeerView};
 use tokio::{
     sync::{mpsc, watch},
+    task::spawn_blocking,
     time::{Instant, sleep_until, timeout_at},
 };
 
@@ -33,7 +42,7 @@ use self::{
 };
 use crate::{
     args,
-    signals::{Signal, Signals},
+    signals::{Signal, Signals, Stopped},
 };
 
 /// Reports that wait to be shown; a node that finds it full waits.
@@ -125,12 +134,11 @@ fn check_orders(args: &args::Devnet) -> Result<(), UsageError> {
 }
 
 async fn devnet(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
-    // While the cluster is made too: then what is written is not left half done.
     let mut signals = Signals::new()?;
-    let cluster: Arc<Cluster> = Arc::new({
-        let args = args.clone();
-        tokio::task::spawn_blocking(move || Cluster::create(&args)).await??
-    });
+    let cluster = match open(&args, &mut signals).await? {
+        Ok(cluster) => Arc::new(cluster),
+        Err(signal) => return Ok(ExitCode::from(signal.exit_code())),
+    };
     let mut view = View::new(args.json, &cluster);
     let relays = Relays::start(args.relays, args.transport).await?;
     let entry = Entry {
@@ -197,6 +205,30 @@ async fn devnet(args: args::Devnet) -> Result<ExitCode, Box<dyn Error>> {
         (false, Some(signal)) => ExitCode::from(signal.exit_code()),
         (false, None) => ExitCode::FAILURE,
     })
+}
+
+/// Opens or makes the cluster, or gives the signal that came meanwhile: then nothing is left half made.
+async fn open(
+    args: &args::Devnet,
+    signals: &mut Signals,
+) -> Result<Result<Cluster, Signal>, Box<dyn Error>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut opening = {
+        let (args, stop) = (args.clone(), Arc::clone(&stop));
+        spawn_blocking(move || Cluster::create(&args, &stop))
+    };
+    tokio::select! {
+        biased;
+        signal = signals.next() => {
+            stop.store(true, Ordering::Relaxed);
+            match opening.await? {
+                Ok(_) => Ok(Err(signal)),
+                Err(error) if error.is_stopped() => Err(Stopped(signal).into()),
+                Err(error) => Err(error.into()),
+            }
+        }
+        cluster = &mut opening => Ok(Ok(cluster??)),
+    }
 }
 
 /// Tells every node where the others are.

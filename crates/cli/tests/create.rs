@@ -419,10 +419,13 @@ fn a_signal_in_the_middle_leaves_nothing() {
     create.extend(["--fee-recipient-addresses", ADDRESS]);
     create.extend(many);
     let combine = vec!["combine", "--cluster-dir", from, "--output-dir", made];
+    let mut devnet = vec!["devnet", "--nodes=16", "--validators=50"];
+    devnet.extend(["--data-dir", made]);
     for (args, signal, code) in [
         (&create, "INT", 130),
         (&create, "TERM", 143),
         (&combine, "INT", 130),
+        (&devnet, "TERM", 143),
     ] {
         let stopped = stop(args, signal);
         assert_eq!(stopped.status.code(), Some(code), "{stopped:?}");

@@ -6,6 +6,7 @@ use std::{
     num::NonZeroU64,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::SystemTime,
 };
 
@@ -77,6 +78,16 @@ pub(crate) enum SetupError {
     Bls(#[from] bls::Error),
 }
 
+impl SetupError {
+    /// Whether it was told to stop.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(StoreError::Keystores(directory::Error::Stopped))
+        )
+    }
+}
+
 type SetupResult<T> = Result<T, SetupError>;
 
 /// A cluster that runs here.
@@ -120,14 +131,15 @@ struct Files {
 
 impl Cluster {
     /// Opens the cluster in the data directory, or makes one there.
-    pub(crate) fn create(args: &args::Devnet) -> SetupResult<Self> {
+    /// Makes none if it is told to stop meanwhile.
+    pub(crate) fn create(args: &args::Devnet, stop: &AtomicBool) -> SetupResult<Self> {
         let dirs: Vec<_> = (0..args.nodes)
             .map(|node| nodes::dir(&args.data_dir, node as usize))
             .collect();
         let files = if dirs.iter().any(|it| it.exists()) {
             open(args, &dirs)?
         } else {
-            make(args, &dirs)?
+            make(args, &dirs, stop)?
         };
         let Files {
             lock,
@@ -208,7 +220,7 @@ impl Validator {
     }
 }
 
-fn make(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
+fn make(args: &args::Devnet, dirs: &[PathBuf], stop: &AtomicBool) -> SetupResult<Files> {
     let identities: Vec<_> = dirs.iter().map(|_| k1::SecretKey::generate()).collect();
     let keys: Vec<_> = (0..args.validators)
         .map(|_| bls::SecretKey::generate())
@@ -253,8 +265,10 @@ fn make(args: &args::Devnet, dirs: &[PathBuf]) -> SetupResult<Files> {
         &identities,
         &dealt,
         derivations,
-        // They protect nothing and take no time.
-        |_| ControlFlow::Continue(()),
+        |_| match stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        },
     )?;
     let Dealt { lock, shares, .. } = dealt;
     Ok(Files {
