@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pluto_crypto::enr::{self, Enr};
-use pluto_eth::deposit::AmountError;
+use pluto_eth::{deposit::AmountError, keystore::uuid_text};
 use rand::Rng;
 
 use crate::{
@@ -191,15 +191,7 @@ fn uuid() -> String {
     rand::rng().fill_bytes(&mut bytes);
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let digits = hex::encode_upper(bytes);
-    let parts = [
-        &digits[..8],
-        &digits[8..12],
-        &digits[12..16],
-        &digits[16..20],
-        &digits[20..],
-    ];
-    parts.join("-")
+    uuid_text(bytes)
 }
 
 /// In UTC, whole seconds. A time before 1970 is 1970.

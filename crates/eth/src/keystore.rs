@@ -395,8 +395,10 @@ fn map_units<T: Sync, R: Send>(
     results.into_iter().flatten().collect()
 }
 
-/// 16 bytes as Charon prints them: grouped, in upper case, without the bits of a UUID's version.
-fn uuid_text(bytes: [u8; 16]) -> String {
+/// 16 bytes as Charon prints them, in keystores and in definitions: grouped, in upper case. Which
+/// version of UUID they are is not looked at; in keystores they are of none.
+#[must_use]
+pub fn uuid_text(bytes: [u8; 16]) -> String {
     let digits = hex::encode_upper(bytes);
     let groups = [
         &digits[..8],
