@@ -11,7 +11,8 @@
 //!   towards a Charon always we. It keeps the best proven direct one and drains the rest.
 //! - **Wake-ups:** swarm events and changes of the context.
 //! - **Bounds:** at most one command per connection is pending.
-//! - **End:** dropping it marks the context as gone, which ends every wait on it.
+//! - **End:** dropping it marks the context as gone, which ends every wait on it, unless the node that
+//!   it was made for could not be built.
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +38,7 @@ use crate::{
     addr::{self, Transport},
     dialer::planner::STABLE,
     exchange::choose,
-    p2p_context::{Changes, Failure, FailureCause, P2PContext, Path, PeerView, View, Writer},
+    p2p_context::{Changes, Failure, FailureCause, Hold, P2PContext, Path, PeerView, View, Writer},
     relay::{self, Refusal},
 };
 
@@ -49,24 +50,31 @@ pub struct Behaviour {
     /// The flag that each connection's handler has now.
     kept: BTreeMap<(PeerId, ConnectionId), bool>,
     pending_events: std::collections::VecDeque<(PeerId, ConnectionId, bool)>,
+    hold: Hold,
 }
 
 impl Behaviour {
     /// Feeds this context.
     pub fn new(context: P2PContext) -> Self {
+        let hold = Hold::running(&context);
+        Self::held(context, hold)
+    }
+
+    /// Feeds the context of a node that is being built.
+    pub(crate) fn held(context: P2PContext, hold: Hold) -> Self {
         Self {
             writer: context.writer(),
             changes: Changes::new(context.changes()),
             context,
             kept: BTreeMap::new(),
             pending_events: std::collections::VecDeque::new(),
+            hold,
         }
     }
-}
 
-impl Drop for Behaviour {
-    fn drop(&mut self) {
-        self.writer.gone();
+    /// The node is built: from now on its end is told.
+    pub(crate) fn runs(&mut self) {
+        self.hold.runs();
     }
 }
 

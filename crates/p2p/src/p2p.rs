@@ -61,7 +61,7 @@ use crate::{
     gater,
     metrics::Metrics,
     muxer::Bounded,
-    p2p_context::{LocalPeerIdMismatch, NodeGone, P2PContext},
+    p2p_context::{InUse, LocalPeerIdMismatch, NodeGone, P2PContext},
     relay,
 };
 
@@ -190,6 +190,9 @@ pub enum NodeError {
     /// The context belongs to another node.
     #[error(transparent)]
     Context(#[from] LocalPeerIdMismatch),
+    /// The context has, or had, a node.
+    #[error(transparent)]
+    InUse(#[from] InUse),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} (is the port taken by another process?)")]
     Listen {
@@ -332,9 +335,9 @@ impl<B: NetworkBehaviour> Node<B> {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let local = config.key.public().to_peer_id();
-        let relay = relay::new(local, context.clone(), rand::random());
-        Self::assemble(config, context, Some(relay), build)
+        let relay =
+            |local, context: &P2PContext| Some(relay::new(local, context.clone(), rand::random()));
+        Self::assemble(config, context, relay, build)
     }
 
     /// A node that others reach directly, such as a relay: it uses no relay itself.
@@ -346,13 +349,13 @@ impl<B: NetworkBehaviour> Node<B> {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        Self::assemble(config, context, None, build)
+        Self::assemble(config, context, |_, _| None, build)
     }
 
     fn assemble<H, E>(
         config: NodeConfig,
         context: P2PContext,
-        relay: Option<(relay::Transport, relay::Behaviour)>,
+        relay: impl FnOnce(PeerId, &P2PContext) -> Option<(relay::Transport, relay::Behaviour)>,
         build: impl FnOnce(&NodeBuilder<'_>) -> Result<(B, H), E>,
     ) -> Result<(Self, H), NodeError>
     where
@@ -360,9 +363,8 @@ impl<B: NetworkBehaviour> Node<B> {
     {
         let local = config.key.public().to_peer_id();
         context.bind(local)?;
-        if let Some(metrics) = &config.metrics {
-            context.measure(metrics.clone());
-        }
+        // Until the node is built, every way out of here gives it back.
+        let hold = context.take(local)?;
         let builder = NodeBuilder {
             context: &context,
             key: &config.key,
@@ -370,7 +372,7 @@ impl<B: NetworkBehaviour> Node<B> {
         let (inner, handle) =
             build(&builder).map_err(|error| NodeError::Behaviour(error.into()))?;
 
-        let (relay_transport, relay_behaviour) = relay.unzip();
+        let (relay_transport, relay_behaviour) = relay(local, &context).unzip();
         let transport = transport(&config, &context, relay_transport)?;
         let limits = ConnectionLimits::default()
             .with_max_pending_outgoing(Some(128))
@@ -386,7 +388,7 @@ impl<B: NetworkBehaviour> Node<B> {
             false => OptionalBehaviour::disabled(),
         };
         let behaviour = PlutoBehaviour {
-            conn_logger: conn_logger::Behaviour::new(context.clone()),
+            conn_logger: conn_logger::Behaviour::held(context.clone(), hold),
             gater: gater::Behaviour::new(context.clone(), config.gater.clone()),
             limits: connection_limits::Behaviour::new(limits),
             dialer,
@@ -426,6 +428,10 @@ impl<B: NetworkBehaviour> Node<B> {
                         source,
                     })?;
             pending.push(listener);
+        }
+        swarm.behaviour_mut().conn_logger.runs();
+        if let Some(metrics) = &config.metrics {
+            context.measure(metrics.clone());
         }
         let listeners = pending
             .iter()

@@ -12,14 +12,15 @@
 //!   [`MAX_FAILURES`] failures and [`MAX_PROTOCOLS`] protocol ids.
 //! - **Disconnect:** a path leaves the view in the same call that tells the swarm's behaviours.
 //! - **Cancellation:** every wait may be dropped at any await; nothing is lost.
-//! - **End:** when the node goes away the view says so and every wait ends with [`NodeGone`].
+//! - **End:** when the node goes away the view says so and every wait ends with [`NodeGone`]. A node
+//!   that could not be built leaves the context as it was, for the next attempt.
 
 use std::{
     collections::BTreeMap,
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -62,6 +63,26 @@ pub struct LocalPeerIdMismatch {
     pub node: PeerId,
 }
 
+/// Why a node cannot have a context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InUse {
+    /// A node has it.
+    #[error("a node of peer {node} has this context already: give each node a context of its own")]
+    Taken {
+        /// Whose node was to take it.
+        node: PeerId,
+    },
+    /// The node that had it is gone, and has told everybody so.
+    #[error(
+        "the node of peer {node} that had this context is gone: give the next one a new context"
+    )]
+    Gone {
+        /// Whose node it was.
+        node: PeerId,
+    },
+}
+
 /// The one shared picture of peers and connections. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct P2PContext {
@@ -70,6 +91,8 @@ pub struct P2PContext {
 
 struct Shared {
     local: OnceLock<PeerId>,
+    /// Whether a node has it, or is being built on it.
+    taken: AtomicBool,
     metrics: OnceLock<Metrics>,
     view: watch::Sender<Arc<View>>,
     /// Bumped by whoever wants a peer; the dialer watches it.
@@ -589,6 +612,7 @@ impl P2PContext {
         Self {
             shared: Arc::new(Shared {
                 local: OnceLock::new(),
+                taken: AtomicBool::new(false),
                 metrics: OnceLock::new(),
                 view: watch::Sender::new(Arc::new(view)),
                 wanted: watch::Sender::new(Arc::default()),
@@ -609,6 +633,20 @@ impl P2PContext {
         } else {
             Err(LocalPeerIdMismatch { bound, node: local })
         }
+    }
+
+    /// Takes the context for a node, which is of the peer that it is bound to.
+    pub(crate) fn take(&self, node: PeerId) -> Result<Hold, InUse> {
+        if self.view().gone {
+            return Err(InUse::Gone { node });
+        }
+        if self.shared.taken.swap(true, Ordering::AcqRel) {
+            return Err(InUse::Taken { node });
+        }
+        Ok(Hold {
+            writer: self.writer(),
+            runs: false,
+        })
     }
 
     /// The present state.
@@ -1004,6 +1042,41 @@ impl Writer {
             self.measure_connections(peer.id);
             if let Some(metrics) = self.context.metrics_of(&peer.id) {
                 metrics.lost(peer.id);
+            }
+        }
+    }
+}
+
+/// What a node has of its context. Dropped, it ends every wait if the node was there, and gives the
+/// context back if it never was.
+pub(crate) struct Hold {
+    writer: Writer,
+    runs: bool,
+}
+
+impl Hold {
+    /// For a swarm that somebody else builds, from the start.
+    pub(crate) fn running(context: &P2PContext) -> Self {
+        context.shared.taken.store(true, Ordering::Release);
+        Self {
+            writer: context.writer(),
+            runs: true,
+        }
+    }
+
+    /// The node is built.
+    pub(crate) fn runs(&mut self) {
+        self.runs = true;
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        match self.runs {
+            true => self.writer.gone(),
+            false => {
+                let shared = &self.writer.context.shared;
+                shared.taken.store(false, Ordering::Release);
             }
         }
     }

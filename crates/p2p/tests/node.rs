@@ -15,7 +15,10 @@ use libp2p::{
     swarm::{SwarmEvent, dummy},
 };
 use pluto_p2p::{
-    Node, NodeConfig, NodeError, P2PContext, addr::Transport, gater, p2p_context::PeerView,
+    Node, NodeConfig, NodeError, P2PContext,
+    addr::Transport,
+    gater,
+    p2p_context::{InUse, PeerView},
 };
 use pluto_testkit::{
     LIMIT, QUIC, RawPeer, TCP, TRANSPORTS, TestNode, addr, config, ids, introduce, key, keys, met,
@@ -38,6 +41,61 @@ fn a_context_serves_one_node_only() {
     };
     assert_eq!(mismatch.bound, first.public().to_peer_id());
     assert_eq!(mismatch.node, second.public().to_peer_id());
+}
+
+#[tokio::test]
+async fn a_context_that_has_or_had_a_node_is_refused() {
+    let (key, absent) = (key(), PeerId::random());
+    let context = P2PContext::new([absent]);
+    let waiting = tokio::spawn({
+        let context = context.clone();
+        async move { context.connected(absent).await.map(drop) }
+    });
+    let node = build(config(&key, &[TCP]), context.clone()).unwrap();
+    let id = node.local_peer_id();
+
+    let error = build(config(&key, &[TCP]), context.clone()).err().unwrap();
+    assert!(
+        matches!(error, NodeError::InUse(InUse::Taken { node }) if node == id),
+        "{error}"
+    );
+    assert!(!context.view().is_gone(), "the first one has it still");
+
+    drop(node);
+    assert!(within(waiting).await.unwrap().is_err());
+    let error = build(config(&key, &[TCP]), context).err().unwrap();
+    assert!(
+        matches!(error, NodeError::InUse(InUse::Gone { node }) if node == id),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_could_not_be_built_leaves_its_context_to_the_next_attempt() {
+    for listen in TRANSPORTS {
+        let keys: [Keypair; 2] = keys();
+        let known = ids(&keys);
+        let other = plain(config(&keys[1], &[listen]), &known).await;
+        let context = P2PContext::new(known);
+        let waiting = tokio::spawn({
+            let (context, id) = (context.clone(), other.id());
+            async move { context.connected(id).await.map(drop) }
+        });
+        let taken = other.addresses[0].to_string();
+        build(config(&keys[0], &[&taken]), context.clone())
+            .err()
+            .unwrap();
+        assert!(!context.view().is_gone(), "{listen}");
+
+        let node = build(config(&keys[0], &[listen]), context).unwrap();
+        let control = node.control();
+        let task = tokio::spawn(node.run(Default::default()));
+        control.book().set(other.id(), other.addresses.clone());
+
+        within(waiting).await.unwrap().unwrap();
+        control.shutdown();
+        within(task).await.unwrap();
+    }
 }
 
 #[test]
