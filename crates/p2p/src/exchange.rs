@@ -55,7 +55,8 @@ pub const MAX_READING: usize = 64;
 /// Inbound streams of one connection that wait, unread and in order, to be read. With
 /// [`MAX_READING`] and what is outbound it stays below the muxer's limit.
 pub const MAX_WAITING: usize = 512;
-/// Inbound streams of one connection that are being refused; beyond it they are reset.
+/// Inbound streams of one connection that are being refused; beyond it, and where they go one way, they
+/// are reset.
 pub const MAX_REFUSING: usize = 16;
 /// Requests that were read and not yet taken by their consumer, per feature.
 pub const MAX_UNCLAIMED: usize = 256;
@@ -80,7 +81,9 @@ pub struct Protocol {
 /// What follows a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Nothing: the receiver closes. The sender reads to that end, which confirms delivery.
+    /// Nothing: the receiver closes once the message is in its application's queue, and resets the
+    /// stream if it is not taken. The sender reads to that end, which confirms delivery. Over QUIC a reset
+    /// cannot be made: there a message that is not taken may look delivered.
     OneWay,
     /// One frame.
     RequestResponse,
@@ -99,7 +102,8 @@ pub enum Repeat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub usize);
 
-/// How an exchange ended well.
+/// How an exchange ended well: with an answer, or for [`Shape::OneWay`] with the receiver's end of the
+/// stream.
 #[derive(Debug, Clone)]
 pub struct Done {
     /// The body of the answer; empty for [`Shape::OneWay`].
@@ -214,6 +218,9 @@ pub enum Rejection {
     /// The consumer did not take the request in time.
     #[error("the application did not take the request in time")]
     Unclaimed,
+    /// The consumer is gone: it has dropped its [`Inbound`].
+    #[error("the application takes no requests any more")]
+    NoConsumer,
     /// The consumer did not answer in time.
     #[error("the application did not answer in time")]
     Unanswered,
@@ -222,7 +229,7 @@ pub enum Rejection {
     Answer(#[source] proto::Error),
 }
 
-/// The requests of other peers, bounded by [`MAX_UNCLAIMED`].
+/// The requests of other peers, bounded by [`MAX_UNCLAIMED`]. Dropping it refuses all that follow.
 pub type Inbound = mpsc::Receiver<Request>;
 
 /// One request of another peer. Dropping it refuses.

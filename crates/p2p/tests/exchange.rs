@@ -169,6 +169,28 @@ async fn shutting_down_ends_every_call() {
     assert!(a.context.view().is_gone());
 }
 
+/// Over TCP alone: over QUIC a stream that is dropped ends as if it were closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_nobody_takes_is_not_said_to_be_delivered() {
+    let (a, mut b) = pair(TCP).await;
+    b.handle.inbound.close();
+    let by = Instant::now() + Duration::from_secs(1);
+    let calls = &a.handle.calls;
+
+    let told = calls.call(b.id(), TELL, Frame::from_body(b"anyone?"), by);
+    let error = within(told.unwrap()).await.unwrap_err();
+    assert!(
+        matches!(error, Error::Interrupted { peer, .. } if peer == b.id()),
+        "{error}"
+    );
+    let asked = calls.call(b.id(), ASK, Frame::from_body(b"anyone?"), by + LIMIT);
+    let error = within(asked.unwrap()).await.unwrap_err();
+    assert!(
+        matches!(error, Error::Refused { peer } if peer == b.id()),
+        "{error}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_safe_request_survives_the_loss_of_its_connection() {
     for listen in TRANSPORTS {

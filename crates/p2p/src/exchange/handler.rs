@@ -334,7 +334,9 @@ impl Handler {
         } else if self.waiting.len() < MAX_WAITING {
             self.waiting.push_back((slot, id, stream));
         } else {
-            if self.refusing.len() < MAX_REFUSING {
+            // A clean end of a one-way stream says that it was taken: it is reset instead.
+            let refusable = self.shared.protocols[slot.0].shape == Shape::RequestResponse;
+            if refusable && self.refusing.len() < MAX_REFUSING {
                 let protocol = self.shared.protocols[slot.0].clone();
                 let refuse = async move { io::refuse(stream, &protocol).await };
                 self.refusing
@@ -406,7 +408,8 @@ async fn send(
     Ok(())
 }
 
-/// One inbound request: read it, hand it over, answer, end the stream without a reset.
+/// One inbound request: read it, hand it over, answer, end the stream; without a reset unless it goes one
+/// way and is lost.
 async fn receive(
     shared: Shared,
     peer: PeerId,
@@ -433,7 +436,12 @@ async fn receive(
     };
     let taken = timeout(protocol.read_timeout, shared.requests.send(request)).await;
     let rejection = match (taken, protocol.shape) {
-        (Err(_) | Ok(Err(_)), _) => Err(Rejection::Unclaimed),
+        // Dropped before it is ended, the stream is reset: a clean end would say that it was taken.
+        // Who sends one way and is a Charon reads neither.
+        (Err(_), Shape::OneWay) => return Err(Rejection::Unclaimed),
+        (Ok(Err(_)), Shape::OneWay) => return Err(Rejection::NoConsumer),
+        (Err(_), Shape::RequestResponse) => Err(Rejection::Unclaimed),
+        (Ok(Err(_)), Shape::RequestResponse) => Err(Rejection::NoConsumer),
         (Ok(Ok(())), Shape::OneWay) => Ok(()),
         (Ok(Ok(())), Shape::RequestResponse) => {
             match timeout(protocol.read_timeout, answer).await {
