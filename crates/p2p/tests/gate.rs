@@ -5,6 +5,8 @@
     reason = "a test that cannot go on shall end here"
 )]
 
+mod common;
+
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
 use futures::{FutureExt, StreamExt};
@@ -26,6 +28,8 @@ use tokio::{
     io::AsyncReadExt,
     net::{TcpSocket, TcpStream},
 };
+
+use self::common::{ASK, talker};
 
 /// What identify speaks, which our nodes begin on every connection.
 const IDENTIFY: &str = "/ipfs/id/1.0.0";
@@ -336,14 +340,17 @@ async fn a_peer_whose_gate_is_closed_to_us_is_said_to_have_closed() {
     }
 }
 
-/// Each attempt looks like a connection to the one who dials.
+/// Each attempt looks like a connection to the one who dials, and requests wait for one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_that_closes_again_and_again_is_tried_less_and_less() {
     for listen in TRANSPORTS {
         let keys: [Keypair; 2] = keys();
         let known = ids(&keys);
-        let eager = plain(config(&keys[0], &[listen]), &known).await;
+        let eager = talker(config(&keys[0], &[listen]), &known).await;
         let aloof = plain(config(&keys[1], &[listen]), &known[1..]).await;
+        let _calls: Vec<_> = (0..20)
+            .map(|_| eager.handle.call(aloof.id(), ASK, b"anyone?"))
+            .collect();
 
         eager.meets(&aloof);
 

@@ -50,7 +50,8 @@ pub struct Rejected {
     pub cause: Rejection,
 }
 
-/// The shared exchange as a behaviour. It never dials: it says that a peer is wanted.
+/// The shared exchange as a behaviour. It never dials: it says that a peer is wanted, once for each
+/// request that finds it not connected.
 pub struct Behaviour {
     context: P2PContext,
     shared: Shared,
@@ -262,6 +263,10 @@ impl Behaviour {
                     },
                 );
                 self.queues.entry((peer, slot)).or_default().push_back(id);
+                // Once: a request that waits must not end the dialler's wait again and again.
+                if !self.connections.contains_key(&peer) {
+                    self.context.want(peer);
+                }
                 self.pump(peer, slot);
             }
             Command::Offer(slot, ids) => {
@@ -439,7 +444,6 @@ impl Behaviour {
                 continue;
             }
             let Some(connection) = self.path(peer) else {
-                self.context.want(peer);
                 return;
             };
             let Some(open) = self
