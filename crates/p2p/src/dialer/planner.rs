@@ -31,7 +31,8 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(4);
 /// How long the peer with the larger id leaves the first dial to the other, so that one connection
 /// comes of it and not two. Longer than a handshake, shorter than anybody waits.
 pub const GRACE: Duration = Duration::from_millis(200);
-/// Dials to one peer are at least this far apart, however often it is wanted.
+/// That a peer is wanted, or has a new address, brings the next dial on a way to it no closer to the last
+/// one than this. Only addresses that are learned while a dial is under way are tried beside it at once.
 pub const MIN_SPACING: Duration = Duration::from_millis(100);
 /// Dials under way at once.
 pub const MAX_DIALING: usize = 32;
@@ -48,8 +49,9 @@ pub const STALLED: Duration = Duration::from_millis(2500);
 pub const RELAY_BACKOFF_MAX: Duration = Duration::from_secs(3);
 
 /// A connection that lasted shorter than this counts as a failed attempt: a peer whose gate is
-/// closed to us ends it right after the handshake, and would be dialled without a pause. Chosen
-/// freely; a good connection that is lost as early costs a wait of [`BACKOFF_MIN`].
+/// closed to us ends it right after the handshake, and would be dialled without a pause; so would
+/// one that cannot be held beside another, over QUIC or past the relay. Chosen freely; a good connection
+/// that is lost as early costs the first wait of its pace.
 pub const STABLE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(BACKOFF_MAX.as_millis() * 6 / 5 < 5000);
@@ -162,6 +164,8 @@ pub struct Open {
     pub relayed: bool,
     /// Its transport.
     pub transport: Transport,
+    /// When it was made.
+    pub since: Instant,
     /// The round-trip time once a ping has come back.
     pub rtt: Option<Duration>,
 }
@@ -172,6 +176,7 @@ impl From<&Path> for Open {
             connection: path.connection,
             relayed: path.is_relayed(),
             transport: path.transport,
+            since: path.since,
             rtt: path.rtt(),
         }
     }
@@ -205,6 +210,14 @@ struct Dialing {
     peer: PeerId,
     way: Way,
     since: Instant,
+}
+
+/// How long the oldest of the connections that were lost had lasted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    /// Shorter than [`STABLE`]: a failed attempt.
+    Early,
+    Stable,
 }
 
 #[derive(Debug)]
@@ -304,7 +317,7 @@ impl Planner {
     }
 
     /// The open connections to a peer are these. The last one lost is followed by a dial, at once if
-    /// it was a good one.
+    /// it was a good one; so is the last direct one, and the last one over QUIC.
     pub fn handle_open(&mut self, peer: PeerId, open: Vec<Open>, now: Instant) {
         let (local, upgrades) = (self.local, self.rules.upgrades);
         let Some(target) = self.targets.get_mut(&peer) else {
@@ -314,7 +327,6 @@ impl Planner {
         if before.is_empty() && !target.open.is_empty() {
             target.since = now;
         }
-        let was_direct = before.iter().any(|open| !open.relayed);
         if target.open.is_empty() && !before.is_empty() {
             if now.saturating_duration_since(target.since) >= STABLE {
                 target.expect_direct(grace(local, peer), now);
@@ -323,12 +335,31 @@ impl Planner {
                 target.direct.back_off(now, target.pace(), &mut self.jitter);
                 target.routes.back_off(now, &mut self.jitter);
             }
-        } else if !target.open.is_empty()
-            && !target.is_direct()
-            && (was_direct || before.is_empty())
-        {
+        } else if !target.open.is_empty() && !target.is_direct() {
             // Only relayed ones are left, or there.
-            target.expect_direct(grace(local, peer), now);
+            match target.lost(&before, now, |open| !open.relayed) {
+                Some(Lost::Early) => {
+                    target
+                        .direct
+                        .back_off(now, ForceDirect::PACE, &mut self.jitter);
+                }
+                None if !before.is_empty() => {}
+                Some(Lost::Stable) | None => target.expect_direct(grace(local, peer), now),
+            }
+        }
+        let over_quic = |open: &Open| !open.relayed && open.transport == Transport::Quic;
+        if !target.open.is_empty()
+            && let Some(lost) = target.lost(&before, now, over_quic)
+        {
+            // One that was worse is not tried again earlier.
+            let not_before = target.quic.next;
+            match lost {
+                Lost::Early => target
+                    .quic
+                    .back_off(now, QuicUpgrade::PACE, &mut self.jitter),
+                Lost::Stable => target.quic.reset(now),
+            }
+            target.quic.next = target.quic.next.max(not_before);
         }
         target.prove(peer, &before, upgrades, &mut self.outcomes, now, local);
     }
@@ -498,6 +529,22 @@ impl Target {
         self.open.iter().any(|open| !open.relayed)
     }
 
+    /// The connections of a kind that were open before, all of which are gone.
+    fn lost(&self, before: &[Open], now: Instant, kind: impl Fn(&Open) -> bool) -> Option<Lost> {
+        if self.open.iter().any(&kind) {
+            return None;
+        }
+        let since = before
+            .iter()
+            .filter(|open| kind(open))
+            .map(|open| open.since);
+        let age = now.saturating_duration_since(since.min()?);
+        Some(match age >= STABLE {
+            true => Lost::Stable,
+            false => Lost::Early,
+        })
+    }
+
     /// Its addresses are tried anew.
     fn expect_direct(&mut self, grace: Duration, now: Instant) {
         let grace = match self.member {
@@ -505,7 +552,10 @@ impl Target {
             false => Duration::ZERO,
         };
         self.grace_until = now + grace;
-        self.direct.reset(self.grace_until);
+        let beside = self.direct.dialing > 0;
+        let spaced = self.direct.last.filter(|_| !beside);
+        let spaced = spaced.map_or(now, |last| last + MIN_SPACING);
+        self.direct.reset(self.grace_until.max(spaced));
     }
 
     fn quic_addresses(&self) -> impl Iterator<Item = &Multiaddr> {
@@ -633,7 +683,6 @@ impl Target {
                         };
                         (peer, worse)
                     } else {
-                        self.quic.reset(now);
                         (peer, Outcome::Quic { connection })
                     });
                 }
@@ -792,6 +841,107 @@ mod tests {
         planner.handle_open(large, vec![direct(1), direct(2)], t0);
         planner.handle_open(large, vec![direct(2)], t0);
         assert_eq!(planner.next_action(t0 + GRACE), None);
+    }
+
+    #[test]
+    fn a_direct_connection_that_does_not_last_beside_a_relayed_one_is_a_failed_attempt() {
+        let (small, large) = pair();
+        let mut now = Instant::now();
+        let mut planner = planner(small, large, now);
+        planner.handle_open(large, vec![relayed(1)], now);
+        for attempt in 0..4 {
+            let dial = planner.next_action(now).unwrap();
+            assert_eq!(dial.way, Way::ForceDirect);
+            planner.handle_dialed(dial.attempt);
+            let direct = since(direct(2), now);
+            planner.handle_open(large, vec![relayed(1), direct], now);
+            now += STABLE - NANO;
+            planner.handle_open(large, vec![relayed(1)], now);
+            let wait = ForceDirect::BACKOFF_MIN * 2u32.pow(attempt);
+            let next = planner.next_deadline().unwrap();
+            assert!(next >= now + wait * 4 / 5 && next <= now + wait * 6 / 5);
+            now = next;
+        }
+
+        // A good one is not, and forgets the others.
+        let open = [relayed(1), since(direct(3), now)];
+        planner.handle_open(large, open.to_vec(), now);
+        now += STABLE;
+        planner.handle_open(large, vec![relayed(1)], now);
+        let dial = planner.next_action(now).unwrap();
+        planner.handle_failed(dial.attempt, Cause::Other, now);
+        let next = planner.next_deadline().unwrap();
+        assert!(next <= now + ForceDirect::BACKOFF_MIN * 6 / 5);
+    }
+
+    #[test]
+    fn quic_that_does_not_last_is_a_failed_attempt_even_when_it_was_proven() {
+        let (small, large) = pair();
+        let mut now = Instant::now();
+        let quic: Multiaddr = "/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap();
+        let mut planner = Planner::new(small, [large], now, 1);
+        planner.handle_upgrades(true);
+        planner.handle_addresses(large, vec![quic], now);
+        let tcp = proven(1, Transport::Tcp, 10);
+        planner.handle_open(large, vec![tcp], now);
+        for attempt in 0..4 {
+            let dial = planner.next_action(now).unwrap();
+            assert_eq!(dial.way, Way::QuicUpgrade);
+            planner.handle_dialed(dial.attempt);
+            let quic = since(proven(2, Transport::Quic, 10), now);
+            let unproven = Open { rtt: None, ..quic };
+            planner.handle_open(large, vec![tcp, unproven], now);
+            if attempt % 2 == 0 {
+                planner.handle_open(large, vec![tcp, quic], now);
+            }
+            now += STABLE - NANO;
+            planner.handle_open(large, vec![tcp], now);
+            let wait = QuicUpgrade::BACKOFF_MIN * 2u32.pow(attempt);
+            let next = planner.next_deadline().unwrap();
+            assert!(next >= now + wait * 4 / 5 && next <= now + wait * 6 / 5);
+            now = next;
+        }
+
+        // A good one is not, and forgets the others.
+        let quic = since(proven(3, Transport::Quic, 10), now);
+        planner.handle_open(large, vec![tcp, quic], now);
+        now += STABLE;
+        planner.handle_open(large, vec![tcp], now);
+        let dial = planner.next_action(now).unwrap();
+        planner.handle_failed(dial.attempt, Cause::Other, now);
+        let next = planner.next_deadline().unwrap();
+        assert!(next <= now + QuicUpgrade::BACKOFF_MIN * 6 / 5);
+    }
+
+    #[test]
+    fn the_end_of_quic_that_was_slower_does_not_bring_it_back_early() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let quic: Multiaddr = "/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap();
+        for lasted in [STABLE - NANO, STABLE] {
+            let mut planner = Planner::new(small, [large], t0, 1);
+            planner.handle_upgrades(true);
+            planner.handle_addresses(large, vec![quic.clone()], t0);
+            let tcp = proven(1, Transport::Tcp, 10);
+            let slow = since(proven(2, Transport::Quic, 121), t0);
+            planner.handle_open(large, vec![tcp, slow], t0);
+            planner.handle_open(large, vec![tcp], t0 + lasted);
+            let next = planner.next_deadline();
+            assert_eq!(next, Some(t0 + QuicUpgrade::BACKOFF_MAX));
+        }
+    }
+
+    #[test]
+    fn addresses_that_change_all_the_time_are_not_dialled_all_the_time() {
+        let (small, large) = pair();
+        let t0 = Instant::now();
+        let mut planner = planner(small, large, t0);
+        let dial = planner.next_action(t0).unwrap();
+        planner.handle_failed(dial.attempt, Cause::Other, t0);
+
+        planner.handle_addresses(large, vec![address(2)], t0);
+
+        assert_eq!(planner.next_deadline(), Some(t0 + MIN_SPACING));
     }
 
     #[test]
@@ -1087,8 +1237,13 @@ mod tests {
             connection: ConnectionId::new_unchecked(n),
             relayed: false,
             transport: Transport::Tcp,
+            since: Instant::now(),
             rtt: None,
         }
+    }
+
+    fn since(open: Open, since: Instant) -> Open {
+        Open { since, ..open }
     }
 
     fn relayed(n: usize) -> Open {
