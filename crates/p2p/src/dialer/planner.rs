@@ -428,17 +428,19 @@ impl Planner {
         self.outcomes.drain(..)
     }
 
-    /// The next dial that is due.
+    /// The next dial that is due: of the peer that has been due for longest, so that where all places are
+    /// taken each gets its turn.
     pub fn next_action(&mut self, now: Instant) -> Option<Dial> {
         if self.attempts.len() >= MAX_DIALING {
             return None;
         }
         let (router, rules) = (&self.router, self.rules);
-        let mut targets = self.targets.iter_mut();
-        let (peer, way, addresses) = targets.find_map(|(peer, target)| {
-            let (way, addresses) = target.begin(*peer, router, rules, now)?;
-            Some((*peer, way, addresses))
-        })?;
+        let due = self.targets.iter_mut().filter_map(|(peer, target)| {
+            let at = target.deadlines(router, rules).min()?;
+            (at <= now).then_some((at, *peer, target))
+        });
+        let (_, peer, target) = due.min_by_key(|(at, ..)| *at)?;
+        let (way, addresses) = target.begin(peer, router, rules, now)?;
         let attempt = Attempt(self.next_attempt);
         self.next_attempt += 1;
         let dialing = Dialing {
@@ -942,6 +944,35 @@ mod tests {
         planner.handle_addresses(large, vec![address(2)], t0);
 
         assert_eq!(planner.next_deadline(), Some(t0 + MIN_SPACING));
+    }
+
+    #[test]
+    fn peers_that_never_answer_do_not_take_all_places_for_ever() {
+        let mut now = Instant::now();
+        let local = PeerId::random();
+        let peers: Vec<_> = (0..40).map(|_| PeerId::random()).collect();
+        let mut planner = Planner::new(local, peers.clone(), now, 7);
+        for peer in &peers {
+            planner.handle_addresses(*peer, vec![address(1)], now);
+        }
+        now += GRACE;
+        let mut under_way = std::collections::VecDeque::new();
+        let mut tried = std::collections::BTreeSet::new();
+        // Twice as long as each place takes to be free again.
+        for _ in 0..16 {
+            while let Some(dial) = planner.next_action(now) {
+                tried.insert(dial.peer);
+                under_way.push_back((now, dial.attempt));
+            }
+            now += STALLED / 4;
+            while let Some((begun, attempt)) = under_way.front().copied()
+                && now >= begun + crate::p2p::DIAL_TIMEOUT
+            {
+                under_way.pop_front();
+                planner.handle_failed(attempt, Cause::Other, now);
+            }
+        }
+        assert_eq!(tried.len(), peers.len());
     }
 
     #[test]
