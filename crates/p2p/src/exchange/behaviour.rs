@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    Budget, Error, MAX_HANDED, Protocol, Rejection, Repeat, Request, Slot, choose,
+    Budget, Error, MAX_HANDED, MAX_OUTSTANDING, Protocol, Rejection, Repeat, Request, Slot, choose,
     ended::{Ended, Note},
     handler::{FromBehaviour, Handler, Shared, Start},
     job::{Command, Job},
@@ -59,7 +59,8 @@ pub struct Behaviour {
     offered: Vec<Vec<StreamProtocol>>,
     commands: mpsc::Receiver<Command>,
     jobs: HashMap<u64, Entry>,
-    /// Waiting for a connection or a place on it, in order.
+    /// Waiting for a connection or a place on it, in order. At most [`MAX_OUTSTANDING`] of a peer, and as
+    /// many again in each queue that were cancelled.
     queues: BTreeMap<(PeerId, Slot), VecDeque<u64>>,
     connections: BTreeMap<PeerId, Vec<Connection>>,
     /// The connection that each peer's last request took.
@@ -262,7 +263,12 @@ impl Behaviour {
                         broken: None,
                     },
                 );
-                self.queues.entry((peer, slot)).or_default().push_back(id);
+                let queue = self.queues.entry((peer, slot)).or_default();
+                queue.push_back(id);
+                // Cancelled ones behind one that waits; their places are free already.
+                if queue.len() > 2 * MAX_OUTSTANDING {
+                    self.sweep(peer, slot);
+                }
                 // Once: a request that waits must not end the dialler's wait again and again.
                 if !self.connections.contains_key(&peer) {
                     self.context.want(peer);
@@ -472,6 +478,23 @@ impl Behaviour {
         }
     }
 
+    /// Forgets what nobody waits for any more. At least half of a queue that is swept is of that kind.
+    fn sweep(&mut self, peer: PeerId, slot: Slot) {
+        let Some(queue) = self.queues.get_mut(&(peer, slot)) else {
+            return;
+        };
+        let (jobs, alarms) = (&mut self.jobs, &mut self.alarms);
+        queue.retain(|id| match jobs.get(id) {
+            Some(entry) if !entry.job.is_finished() => true,
+            Some(entry) => {
+                alarms.remove(&(entry.job.by, *id));
+                jobs.remove(id);
+                false
+            }
+            None => false,
+        });
+    }
+
     fn pop(&mut self, peer: PeerId, slot: Slot) {
         if let Some(queue) = self.queues.get_mut(&(peer, slot)) {
             queue.pop_front();
@@ -507,5 +530,52 @@ impl Behaviour {
             Some(newest) => vec![newest],
             None => ids.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::task::noop_waker;
+
+    use super::*;
+    use crate::{exchange::exchange, proto::Frame};
+
+    #[test]
+    fn what_is_cancelled_while_the_peer_is_absent_neither_counts_nor_gathers() {
+        let absent = PeerId::random();
+        let protocol = Protocol {
+            ids: vec![StreamProtocol::new("/test/1")],
+            shape: super::super::Shape::OneWay,
+            repeat: Repeat::Safe,
+            max_frame: 16,
+            read_timeout: Duration::from_secs(1),
+            write_timeout: Duration::from_secs(1),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let _guard = runtime.enter();
+        let (mut behaviour, calls, _inbound) =
+            exchange(P2PContext::new([absent]), Budget::default(), vec![protocol]);
+        let waker = noop_waker();
+        let mut cx = Context::from_waker(&waker);
+        let by = Instant::now() + Duration::from_secs(3600);
+        let begin = || calls.call(absent, Slot(0), Frame::from_body(b"x"), by);
+
+        let _first = begin().unwrap();
+        for _ in 0..8 * MAX_OUTSTANDING {
+            drop(begin().unwrap());
+            assert!(behaviour.poll(&mut cx).is_pending());
+            assert!(behaviour.jobs.len() <= 2 * MAX_OUTSTANDING + 1);
+        }
+        assert_eq!(behaviour.alarms.len(), behaviour.jobs.len());
+        let mut waiting: Vec<_> = (1..MAX_OUTSTANDING).map(|_| begin().unwrap()).collect();
+        assert!(behaviour.poll(&mut cx).is_pending());
+        let full = begin().unwrap_err();
+        assert_eq!((full.peer, full.limit), (absent, MAX_OUTSTANDING));
+
+        waiting.pop();
+        let _last = begin().unwrap();
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -50,7 +50,8 @@ pub(super) struct Job {
 
 struct Waiter {
     reply: oneshot::Sender<Result<Done, Error>>,
-    _outstanding: Outstanding,
+    /// Given back with the answer, or when the call is dropped.
+    outstanding: Option<Outstanding>,
 }
 
 impl std::fmt::Debug for Job {
@@ -90,15 +91,18 @@ impl Job {
     /// Tells the waiter, once.
     pub(super) fn finish(&self, result: Result<Done, Error>) {
         let waiter = self.waiter().take();
-        if let Some(Waiter {
-            reply,
-            _outstanding: outstanding,
-        }) = waiter
-        {
+        if let Some(Waiter { reply, outstanding }) = waiter {
             // First, so that whoever is told has its place again.
             drop(outstanding);
             // The waiter may be gone.
             let _ = reply.send(result);
+        }
+    }
+
+    /// Gives the place back. That nobody waits any more shows in the channel, which wakes whoever is at it.
+    fn cancel(&self) {
+        if let Some(waiter) = self.waiter().as_mut() {
+            waiter.outstanding = None;
         }
     }
 
@@ -171,12 +175,16 @@ impl Handle {
             step: AtomicU8::new(0),
             waiter: Mutex::new(Some(Waiter {
                 reply,
-                _outstanding: outstanding,
+                outstanding: Some(outstanding),
             })),
         });
+        let call = Call {
+            result,
+            job: Arc::downgrade(&job),
+        };
         match self.commands.try_send(Command::Call(job)) {
             // A closed channel drops the job, and the call resolves to `Closed`.
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(Call { result }),
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(call),
             Err(mpsc::error::TrySendError::Full(_)) => Err(QueueFull {
                 peer: to,
                 limit: COMMANDS,
@@ -193,11 +201,21 @@ impl Handle {
     }
 }
 
-/// The outcome of one exchange. Dropping it cancels.
+/// The outcome of one exchange. Dropping it cancels, and frees its place at once.
 #[derive(Debug)]
 #[must_use = "dropping a call cancels it"]
 pub struct Call {
     result: oneshot::Receiver<Result<Done, Error>>,
+    /// Weak: the end of the behaviour drops the job, which ends the call.
+    job: Weak<Job>,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Some(job) = self.job.upgrade() {
+            job.cancel();
+        }
+    }
 }
 
 impl Future for Call {
