@@ -159,6 +159,33 @@ async fn a_cancelled_call_frees_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_protocol_that_is_switched_off_here_is_not_the_fault_of_the_peer() {
+    let absent = PeerId::random();
+    let (a, mut b) = pair(TCP).await;
+    let waiting = a.handle.call(absent, ASK, b"anyone?");
+
+    a.handle.calls.offer(ASK, vec![]).await.unwrap();
+
+    let error = within(waiting).await.unwrap_err();
+    assert!(matches!(error, Error::Closed), "{error}");
+    let error = within(a.handle.call(b.id(), ASK, b"you?"))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Closed), "{error}");
+
+    // The others go on, and so does this one when it is back.
+    let told = a.handle.call(b.id(), TELL, b"well");
+    within(b.handle.inbound.recv()).await.unwrap();
+    within(told).await.unwrap();
+    let ids = common::protocols().remove(ASK.0).ids;
+    a.handle.calls.offer(ASK, ids).await.unwrap();
+    let asked = a.handle.call(b.id(), ASK, b"you?");
+    let request = within(b.handle.inbound.recv()).await.unwrap();
+    request.respond(Frame::from_body(b"me"));
+    within(asked).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn shutting_down_ends_every_call() {
     let (a, b) = pair(TCP).await;
     let call = a.handle.call(b.id(), ASK, b"anyone");

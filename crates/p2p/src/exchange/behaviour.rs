@@ -280,6 +280,13 @@ impl Behaviour {
                     return;
                 };
                 offered.clone_from(&ids);
+                if ids.is_empty() {
+                    let queues = self.queues.keys().filter(|(_, it)| *it == slot);
+                    let waiting: Vec<_> = queues.map(|(peer, _)| *peer).collect();
+                    for peer in waiting {
+                        self.pump(peer, slot);
+                    }
+                }
                 for (peer, connections) in &self.connections {
                     for connection in connections {
                         self.pending_events.push_back(ToSwarm::NotifyHandler {
@@ -447,6 +454,13 @@ impl Behaviour {
             if !live {
                 self.pop(peer, slot);
                 self.forget(id);
+                continue;
+            }
+            if self.offered[slot.0].is_empty() {
+                // Switched off here: nothing to blame the peer for.
+                if let Some(entry) = self.jobs.get(&id) {
+                    entry.job.finish(Err(Error::Closed));
+                }
                 continue;
             }
             let Some(connection) = self.path(peer) else {

@@ -276,6 +276,17 @@ impl Handler {
         }
     }
 
+    /// Whether identify is in and lists none of the ids.
+    fn serves_none(&self, ids: &[StreamProtocol]) -> bool {
+        if !self.remote.is_empty() {
+            return !ids.iter().any(|id| self.remote.contains(id));
+        }
+        // A handler that was installed late never hears of them.
+        let view = self.shared.context.view();
+        let who = view.peer(&self.peer).and_then(|it| it.identified.clone());
+        who.is_some_and(|who| !ids.iter().any(|id| who.protocols.contains(id)))
+    }
+
     fn on_outbound(&mut self, opening: Opening, id: StreamProtocol, stream: Stream) {
         let Opening { start, mut attempt } = opening;
         let Some(protocol) = self.shared.protocols.get(start.job.slot.0).cloned() else {
@@ -306,6 +317,11 @@ impl Handler {
         error: StreamUpgradeError<std::convert::Infallible>,
     ) {
         let outcome = match error {
+            // Where several are offered this may also be the end of the stream in their midst, of which
+            // nothing was sent. Only who is known to serve none of them has said so.
+            StreamUpgradeError::NegotiationFailed if !self.serves_none(&ids) => {
+                Err(std::io::ErrorKind::ConnectionReset.into())
+            }
             StreamUpgradeError::NegotiationFailed => {
                 job.finish(Err(Error::Unsupported {
                     peer: job.peer,
@@ -515,3 +531,76 @@ impl OutboundUpgrade<Stream> for AnyOf {
 // muxer's limit, which ends the connection.
 const _: () =
     assert!(5 * (MAX_READING + MAX_WAITING + MAX_REFUSING + MAX_HANDED) < crate::MAX_MUXER_STREAMS);
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::exchange::{
+        Repeat,
+        job::{self, Command},
+    };
+
+    /// Of several ids the end of the stream looks like the refusal of all of them.
+    #[tokio::test]
+    async fn only_who_is_known_to_serve_none_of_several_ids_does_not_speak_them() {
+        let ids = ["/two/2", "/two/1"].map(StreamProtocol::new);
+        let other = StreamProtocol::new("/other");
+        let cases = [
+            (vec![], true),
+            (vec![other.clone(), ids[1].clone()], true),
+            (vec![other], false),
+        ];
+        for (served, again) in cases {
+            let (mut handler, ended) = handler(&ids);
+            handler.remote.extend(served.clone());
+            let (calls, mut commands) = job::channel();
+            let (peer, by) = (handler.peer, Instant::now() + Duration::from_secs(60));
+            let frame = proto::Frame::from_body(b"x");
+            let call = calls.call(peer, Slot(0), frame, by).unwrap();
+            let Ok(Command::Call(job)) = commands.try_recv() else {
+                panic!("it was not called");
+            };
+            let start = Start {
+                job: job.clone(),
+                ids: ids.to_vec(),
+            };
+
+            handler.on_not_opened(start, StreamUpgradeError::NegotiationFailed);
+
+            let mut cx = Context::from_waker(Waker::noop());
+            let notes = ended.take(&mut cx, false);
+            assert_eq!(notes[0].outcome.is_err(), again, "{served:?}");
+            assert_eq!(job.is_finished(), !again, "{served:?}");
+            if !again {
+                let error = call.await.unwrap_err();
+                assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+            }
+        }
+    }
+
+    fn handler(ids: &[StreamProtocol]) -> (Handler, Ended) {
+        let protocol = Protocol {
+            ids: ids.to_vec(),
+            shape: Shape::RequestResponse,
+            repeat: Repeat::Never,
+            max_frame: 16,
+            read_timeout: Duration::from_secs(1),
+            write_timeout: Duration::from_secs(1),
+        };
+        let ended = Ended::default();
+        let shared = Shared {
+            context: P2PContext::default(),
+            protocols: Arc::from([protocol]),
+            budget: Budget::default(),
+            requests: mpsc::channel(1).0,
+            ended: ended.clone(),
+        };
+        let connection = ConnectionId::new_unchecked(1);
+        let offered = vec![ids.to_vec()];
+        let peer = PeerId::random();
+        let handler = Handler::new(shared, offered, peer, connection, &Multiaddr::empty());
+        (handler, ended)
+    }
+}
