@@ -11,6 +11,7 @@
 //!   [`planner::MAX_DIALING`] in all; static addresses per peer [`MAX_STATIC`].
 //! - **Disconnect:** the last lost connection plans a dial at once, or after a grace by the peer with
 //!   the larger id.
+//! - **End:** while the node says farewell nothing is dialled.
 
 pub(crate) mod lane;
 pub mod planner;
@@ -145,6 +146,8 @@ pub struct Behaviour {
     /// Dials leave from the port that is listened on, which NATs map alike. Where somebody has that port
     /// on another address of this host they cannot; from then on each takes a port of its own.
     new_ports: bool,
+    /// The node says farewell.
+    ending: bool,
     pending_events: VecDeque<Event>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -168,6 +171,7 @@ impl Behaviour {
             context,
             dialing: HashMap::new(),
             new_ports: false,
+            ending: false,
             pending_events: VecDeque::new(),
             timer: None,
         };
@@ -179,6 +183,11 @@ impl Behaviour {
     /// Reaches members through relays only, whatever addresses are known.
     pub(crate) fn relayed_only(&mut self) {
         self.planner.relayed_only();
+    }
+
+    /// Dials nobody any more.
+    pub(crate) fn end(&mut self) {
+        self.ending = true;
     }
 
     /// The switch of the QUIC upgrade, on for as long as it exists.
@@ -380,6 +389,9 @@ impl NetworkBehaviour for Behaviour {
         if let Some(event) = self.pending_events.pop_front() {
             tracing::debug!(?event, "a better connection");
             return Poll::Ready(ToSwarm::GenerateEvent(event));
+        }
+        if self.ending {
+            return Poll::Pending;
         }
         loop {
             // 2. What is due.

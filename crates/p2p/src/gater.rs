@@ -9,6 +9,7 @@
 //! - **Bounds:** [`Config::max_pending`], [`Config::max_pending_per_ip`]; the swarm's connection
 //!   time-out bounds how long one stays pending.
 //! - **Disconnect:** a pending connection is released when it is established or fails.
+//! - **End:** while the node says farewell nobody is let in or out, member or not.
 
 use std::{
     collections::HashMap,
@@ -87,6 +88,9 @@ pub enum Refused {
         /// The bound.
         limit: usize,
     },
+    /// The node is saying farewell.
+    #[error("this node is shutting down")]
+    Ending,
 }
 
 /// See the module's documentation.
@@ -97,6 +101,7 @@ pub struct Behaviour {
     per_ip: HashMap<IpAddr, usize>,
     warned: Option<Instant>,
     refused: u64,
+    ending: bool,
 }
 
 impl Behaviour {
@@ -109,7 +114,13 @@ impl Behaviour {
             per_ip: HashMap::new(),
             warned: None,
             refused: 0,
+            ending: false,
         }
+    }
+
+    /// Lets nobody in or out any more.
+    pub(crate) fn end(&mut self) {
+        self.ending = true;
     }
 
     /// Connections refused after their handshake.
@@ -123,6 +134,9 @@ impl Behaviour {
         connection: ConnectionId,
         remote: &Multiaddr,
     ) -> Result<(), Refused> {
+        if self.ending {
+            return Err(Refused::Ending);
+        }
         if self.config.mode == Mode::Open || self.context.is_wanted(&peer) {
             return Ok(());
         }
@@ -167,6 +181,9 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
+        if self.ending {
+            return Err(ConnectionDenied::new(Refused::Ending));
+        }
         let limit = self.config.max_pending;
         if self.pending.len() >= limit {
             return Err(ConnectionDenied::new(Refused::TooManyPending { limit }));
@@ -197,6 +214,19 @@ impl NetworkBehaviour for Behaviour {
         self.admit(peer, connection, remote)
             .map_err(ConnectionDenied::new)?;
         Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: Option<PeerId>,
+        _: &[Multiaddr],
+        _: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        match self.ending {
+            true => Err(ConnectionDenied::new(Refused::Ending)),
+            false => Ok(Vec::new()),
+        }
     }
 
     fn handle_established_outbound_connection(

@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 
 /// How long a connection that is closed may still write. Chosen freely: several round trips of a
 /// slow link.
-const CLOSING: Duration = Duration::from_secs(1);
+pub(crate) const CLOSING: Duration = Duration::from_secs(1);
 
 /// A muxer whose end is bounded in time.
 pub(crate) struct Bounded<M> {

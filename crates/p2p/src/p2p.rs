@@ -60,7 +60,7 @@ use crate::{
     dialer::Book,
     gater,
     metrics::Metrics,
-    muxer::Bounded,
+    muxer::{Bounded, CLOSING},
     p2p_context::{InUse, LocalPeerIdMismatch, NodeGone, P2PContext},
     relay,
 };
@@ -69,6 +69,8 @@ use crate::{
 const COMMANDS: usize = 16;
 /// How long closing connections may take at the end.
 const FAREWELL: Duration = Duration::from_millis(500);
+// The farewell ends with the swarm: no connection may be given up before it.
+const _: () = assert!(FAREWELL.as_millis() <= CLOSING.as_millis());
 /// Streams of one connection, both directions. At its limit yamux ends the whole *connection*, so
 /// that it lies above everything that the protocols allow together. The most that its receive
 /// window of 1 GiB takes at 256 KiB a stream.
@@ -505,8 +507,12 @@ impl<B: NetworkBehaviour> Node<B> {
     }
 
     /// Closes all connections, so that peers look for another path at once instead of waiting for
-    /// a time-out; over QUIC they would not notice for ten seconds.
+    /// a time-out; over QUIC they would not notice for ten seconds. First nobody is dialled or let in any
+    /// more: who is lost would be dialled at once, and would call back.
     async fn farewell(&mut self) {
+        let behaviour = self.swarm.behaviour_mut();
+        behaviour.dialer.end();
+        behaviour.gater.end();
         let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
             // Only fails for a peer that has gone meanwhile.
@@ -802,4 +808,60 @@ fn muxer() -> yamux::Config {
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(MAX_MUXER_STREAMS);
     yamux
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use libp2p::swarm::dummy;
+
+    use super::*;
+
+    /// Longer than anything here takes.
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn after_the_farewell_nobody_is_dialled_or_let_in() {
+        for listen in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
+            let keys = [(); 2].map(|()| Keypair::generate_ed25519());
+            let known = keys.each_ref().map(|key| key.public().to_peer_id());
+            let [mut ending, staying] = keys.map(|key| {
+                let config = NodeConfig::new(key).with_listen(listen.parse().unwrap());
+                let context = P2PContext::new(known);
+                let build = |_: &NodeBuilder<'_>| Ok::<_, Infallible>((dummy::Behaviour, ()));
+                Node::new(config, context, build).unwrap().0
+            });
+            let controls = [ending.control(), staying.control()];
+            let stop = CancellationToken::new();
+            let staying = tokio::spawn(staying.run(stop.clone()));
+            let talk = async {
+                let addresses = controls[1].listening().await.unwrap();
+                controls[0].book().set(known[1], addresses);
+                let context = ending.context().clone();
+                let mut connected = std::pin::pin!(context.connected(known[1]));
+                loop {
+                    tokio::select! {
+                        _ = &mut connected => break,
+                        _ = ending.next() => {}
+                    }
+                }
+                ending.farewell().await;
+                let addresses = controls[0].addresses().listen;
+                controls[1].book().set(known[0], addresses);
+                loop {
+                    match ending.next().await.unwrap() {
+                        // The other side has tried.
+                        SwarmEvent::IncomingConnectionError { .. } => break,
+                        SwarmEvent::Dialing { .. } => panic!("it dials"),
+                        SwarmEvent::ConnectionEstablished { .. } => panic!("it lets in"),
+                        _ => {}
+                    }
+                }
+            };
+            tokio::time::timeout(LIMIT, talk).await.unwrap();
+            stop.cancel();
+            staying.await.unwrap();
+        }
+    }
 }
