@@ -545,7 +545,10 @@ impl<B: NetworkBehaviour> Node<B> {
             SwarmEvent::ExpiredListenAddr {
                 listener_id,
                 address,
-            } => self.rebind(*listener_id, |bound| bound.retain(|old| old != address)),
+            } => {
+                self.rebind(*listener_id, |bound| bound.retain(|old| old != address));
+                self.withdraw(address);
+            }
             SwarmEvent::ListenerClosed {
                 listener_id,
                 addresses: closed,
@@ -557,6 +560,9 @@ impl<B: NetworkBehaviour> Node<B> {
                 self.rebind(*listener_id, Vec::clear);
                 self.listeners
                     .retain(|(listener, _)| listener != listener_id);
+                for address in closed {
+                    self.withdraw(address);
+                }
             }
             SwarmEvent::ExternalAddrConfirmed { address } => {
                 self.addresses.send_modify(|addresses| {
@@ -615,11 +621,11 @@ impl<B: NetworkBehaviour> Node<B> {
         });
     }
 
-    /// Tells the world of a bound address, as configured.
-    fn advertise(&mut self, bound: &Multiaddr) {
+    /// What the world is told of a bound address, as configured.
+    fn told_of(&self, bound: &Multiaddr) -> Vec<Multiaddr> {
         // A circuit's port is the relay's; and who is in the cluster knows its relays.
         if is_relayed(bound) {
-            return;
+            return Vec::new();
         }
         let hosts = [
             self.outside.ip.map(Protocol::from),
@@ -637,13 +643,32 @@ impl<B: NetworkBehaviour> Node<B> {
         if self.outside.filter && !is_private(bound) {
             told.push(bound.clone());
         }
-        for address in told {
+        told
+    }
+
+    /// Tells the world of a bound address.
+    fn advertise(&mut self, bound: &Multiaddr) {
+        for address in self.told_of(bound) {
             self.swarm.add_external_address(address.clone());
             self.addresses.send_modify(|addresses| {
                 if !addresses.external.contains(&address) {
                     addresses.external.push(address.clone());
                 }
             });
+        }
+    }
+
+    /// An address is not bound any more: what was told because of it, and of no other, is withdrawn.
+    fn withdraw(&mut self, bound: &Multiaddr) {
+        let rest = self.listeners.iter().flat_map(|(_, bound)| bound);
+        let kept: Vec<_> = rest.flat_map(|bound| self.told_of(bound)).collect();
+        for address in self.told_of(bound) {
+            if !kept.contains(&address) {
+                self.swarm.remove_external_address(&address);
+                self.addresses.send_modify(|addresses| {
+                    addresses.external.retain(|external| *external != address);
+                });
+            }
         }
     }
 
@@ -820,6 +845,51 @@ mod tests {
 
     /// Longer than anything here takes.
     const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn what_was_told_of_an_address_that_is_lost_is_withdrawn() {
+        let mut config = NodeConfig::new(Keypair::generate_ed25519());
+        config.external_ip = Some([203, 0, 113, 7].into());
+        config.filter_private_addrs = true;
+        let build = |_: &NodeBuilder<'_>| Ok::<_, Infallible>((dummy::Behaviour, ()));
+        let (mut node, ()) = Node::new(config, P2PContext::default(), build).unwrap();
+        let [old, new, outside] = ["198.51.100.1", "198.51.100.2", "203.0.113.7"]
+            .map(|ip| format!("/ip4/{ip}/tcp/3610").parse::<Multiaddr>().unwrap());
+        let external = |node: &Node<dummy::Behaviour>| {
+            let told = node.control().addresses().external;
+            let mut swarm: Vec<_> = node.swarm.external_addresses().cloned().collect();
+            swarm.sort();
+            let mut sorted = told.clone();
+            sorted.sort();
+            assert_eq!(swarm, sorted);
+            sorted
+        };
+        let listener_id = ListenerId::next();
+        for address in [&old, &new] {
+            node.on_event(&SwarmEvent::NewListenAddr {
+                listener_id,
+                address: address.clone(),
+            });
+        }
+        assert_eq!(external(&node), [old.clone(), new.clone(), outside.clone()]);
+
+        node.on_event(&SwarmEvent::ExpiredListenAddr {
+            listener_id,
+            address: old,
+        });
+        assert_eq!(
+            external(&node),
+            [new.clone(), outside],
+            "the other one has the same port"
+        );
+
+        node.on_event(&SwarmEvent::ListenerClosed {
+            listener_id,
+            addresses: vec![new],
+            reason: Ok(()),
+        });
+        assert_eq!(external(&node), []);
+    }
 
     #[tokio::test]
     async fn after_the_farewell_nobody_is_dialled_or_let_in() {

@@ -22,8 +22,9 @@ use libp2p::{
     multiaddr::Protocol,
     swarm::{
         CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, DialFailure,
-        ExternalAddrExpired, FromSwarm, ListenFailure, ListenerClosed, NetworkBehaviour,
-        NewListenAddr, NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+        ExpiredListenAddr, ExternalAddrExpired, FromSwarm, ListenFailure, ListenerClosed,
+        NetworkBehaviour, NewListenAddr, NotifyHandler, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm,
         behaviour::{ConnectionEstablished, ExternalAddrConfirmed},
     },
 };
@@ -527,6 +528,15 @@ impl NetworkBehaviour for Behaviour {
                 }
                 self.confirm(addr.clone());
             }
+            FromSwarm::ExpiredListenAddr(ExpiredListenAddr { addr, .. }) => {
+                self.bound.retain(|bound| bound != addr);
+                // What is public the node has told, and withdraws.
+                if addr::is_private(addr) && self.external.contains(addr) {
+                    self.external.retain(|known| known != addr);
+                    self.pending_events
+                        .push_back(ToSwarm::ExternalAddrExpired(addr.clone()));
+                }
+            }
             FromSwarm::ExternalAddrConfirmed(ExternalAddrConfirmed { addr })
                 if !self.external.contains(addr) =>
             {
@@ -554,5 +564,44 @@ impl NetworkBehaviour for Behaviour {
             Some(event) => Poll::Ready(event),
             None => Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    #[test]
+    fn a_private_address_that_is_lost_is_told_no_more() {
+        let metrics = Metrics::register(&mut Registry::default());
+        let mut relay = Behaviour::new(PeerId::random(), Limits::default(), metrics);
+        relay.advertise_private();
+        let listener_id = ListenerId::next();
+        let [old, new] = ["10.0.0.1", "10.0.0.2"]
+            .map(|ip| format!("/ip4/{ip}/tcp/3610").parse::<Multiaddr>().unwrap());
+        for addr in [&old, &new] {
+            relay.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr {
+                listener_id,
+                addr,
+            }));
+        }
+        assert_eq!(relay.advertised(), [old.clone(), new.clone()]);
+
+        relay.on_swarm_event(FromSwarm::ExpiredListenAddr(ExpiredListenAddr {
+            listener_id,
+            addr: &old,
+        }));
+
+        assert_eq!(relay.advertised(), [new]);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut expired = Vec::new();
+        while let Poll::Ready(event) = relay.poll(&mut cx) {
+            if let ToSwarm::ExternalAddrExpired(addr) = event {
+                expired.push(addr);
+            }
+        }
+        assert_eq!(expired, [old]);
     }
 }
