@@ -9,8 +9,9 @@
 //! - **Wake-ups:** timers, and changes of the context. Nothing is polled.
 //! - **Bounds:** [`MAX_RELAYS`] relays; an answer has at most [`MAX_BODY`] bytes and comes within
 //!   [`TIMEOUT`]; [`MAX_ADDRESSES`] addresses each; waits are jittered and end after 3.6 s at most.
-//! - **Failure:** nothing fails because a relay is absent: it is said, and tried again. What was known
-//!   before stays.
+//! - **Failure:** nothing fails because a relay is absent: it is said once, and tried again. What was
+//!   known before stays; while it is connected, and only another one is named, the URL is asked each
+//!   [`REFRESH`] still.
 //! - **Cancellation:** at any await; [`Bootnodes::shutdown`] returns once all tasks have ended.
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc, time::Duration};
@@ -361,6 +362,7 @@ impl Bootnodes {
                         context: context.clone(),
                         writer: context.writer(),
                         named: Named::default(),
+                        refresh: REFRESH,
                     };
                     let work = cancel.clone().run_until_cancelled_owned(resolver.run());
                     tasks.spawn(async {
@@ -411,6 +413,8 @@ struct Resolver {
     context: P2PContext,
     writer: Writer,
     named: Named,
+    /// [`REFRESH`], but for tests.
+    refresh: Duration,
 }
 
 /// Who a URL named, newest last; at most [`MEMORY`].
@@ -457,29 +461,45 @@ impl Resolver {
             }
         };
         let mut attempts = 0;
+        // What was said last of what does not work.
+        let mut told = None;
         loop {
             match self.ask(&client).await.and_then(|peer| self.judge(peer)) {
                 Ok(peer) => {
                     let (id, index) = (peer.id, self.index);
                     tracing::debug!(url = %self.name, peer = %id, "relay resolved");
                     self.writer.relay(index, |relay| adopt(relay, peer));
-                    // A relay that can be reached is connected by then.
-                    tokio::time::sleep(backoff(attempts + 3)).await;
-                    let lost = self
-                        .context
-                        .wait_for(|view| (!view.is_connected(&id)).then_some(()));
-                    match tokio::time::timeout(REFRESH, lost).await {
-                        Ok(Ok(())) => attempts = (attempts + 1).min(8),
-                        Ok(Err(gone)) => return gone,
-                        Err(_) => attempts = 0,
-                    }
+                    told = None;
+                    attempts = match self.serves(id, attempts).await {
+                        Ok(attempts) => attempts,
+                        Err(gone) => return gone,
+                    };
                 }
                 Err(problem) => {
-                    tracing::warn!(%problem, "a relay is not resolved; it is tried again");
+                    let problem = Arc::new(problem);
+                    if told.as_ref() != Some(&problem) {
+                        tracing::warn!(%problem, "a relay is not resolved; it is tried again");
+                        told = Some(problem.clone());
+                    }
+                    let present = match *problem {
+                        ResolveError::Alternates { .. } => self.present(),
+                        _ => None,
+                    };
                     self.writer
-                        .relay(self.index, |relay| relay.problem = Some(Arc::new(problem)));
-                    tokio::time::sleep(backoff(attempts)).await;
-                    attempts = (attempts + 1).min(8);
+                        .relay(self.index, |relay| relay.problem = Some(problem));
+                    match present {
+                        // It works: there is no hurry to ask for another.
+                        Some(present) => {
+                            attempts = match self.serves(present, attempts).await {
+                                Ok(attempts) => attempts,
+                                Err(gone) => return gone,
+                            };
+                        }
+                        None => {
+                            tokio::time::sleep(backoff(attempts)).await;
+                            attempts = (attempts + 1).min(8);
+                        }
+                    }
                 }
             }
             if self.context.view().is_gone() {
@@ -488,12 +508,34 @@ impl Resolver {
         }
     }
 
+    /// Waits until it is time to ask again while this is the relay: after [`REFRESH`], or once it is not
+    /// connected. Gives the failures since it was.
+    async fn serves(&self, relay: PeerId, attempts: u32) -> Result<u32, NodeGone> {
+        // A relay that can be reached is connected by then.
+        tokio::time::sleep(backoff(attempts + 3)).await;
+        let lost = self
+            .context
+            .wait_for(|view| (!view.is_connected(&relay)).then_some(()));
+        match tokio::time::timeout(self.refresh, lost).await {
+            Ok(Ok(())) => Ok((attempts + 1).min(8)),
+            Ok(Err(gone)) => Err(gone),
+            Err(_) => Ok(0),
+        }
+    }
+
+    /// Who the relay is now.
+    fn present(&self) -> Option<PeerId> {
+        let view = self.context.view();
+        view.relays.get(self.index).and_then(|relay| relay.peer)
+    }
+
     /// Whether a newly named relay is to be used: a URL that goes to and fro between two would take
     /// a good one away.
     fn judge(&mut self, peer: RelayPeer) -> Result<RelayPeer, ResolveError> {
         let (now, view) = (peer.id, self.context.view());
-        let present = view.relays.get(self.index).and_then(|relay| relay.peer);
-        let works = present.is_some_and(|present| present != now && view.is_connected(&present));
+        let works = self
+            .present()
+            .is_some_and(|present| present != now && view.is_connected(&present));
         match self.named.tell(now) {
             Change::None => {}
             Change::Back { before } if works => {
@@ -560,7 +602,16 @@ fn backoff(attempts: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use libp2p::{core::Endpoint, swarm::ConnectionId};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
     use super::*;
+    use crate::{addr::Transport, p2p_context::Path};
 
     #[test]
     fn who_comes_back_is_told_from_who_is_new() {
@@ -575,6 +626,116 @@ mod tests {
             named.tell(PeerId::random());
         }
         assert_eq!(named.0.len(), MEMORY);
+    }
+
+    /// Longer than anything here takes.
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn a_url_is_asked_again_each_so_often_while_its_relay_is_connected() {
+        let relay = PeerId::random();
+        let (context, mut url) = asked(Duration::from_millis(600)).await;
+        context.writer().connected(relay, path(1));
+
+        url.answer(relay).await;
+        let began = Instant::now();
+        url.answer(relay).await;
+
+        assert!(began.elapsed() >= Duration::from_millis(600));
+    }
+
+    #[tokio::test]
+    async fn a_url_that_alternates_is_said_to_and_its_relay_is_kept_without_hurry() {
+        let [first, second] = [(); 2].map(|()| PeerId::random());
+        let (context, mut url) = asked(Duration::from_millis(600)).await;
+        let writer = context.writer();
+        writer.connected(first, path(1));
+        writer.connected(second, path(2));
+        let present = || context.view().relays[0].clone();
+
+        url.answer(first).await;
+        url.answer(second).await;
+        url.answer(first).await;
+        let told = context.wait_for(|view| view.relays[0].problem.clone());
+        let told = tokio::time::timeout(LIMIT, told).await.unwrap().unwrap();
+        assert!(
+            matches!(
+                *told,
+                ResolveError::Alternates { now, before, .. } if now == first && before == second
+            ),
+            "{told}"
+        );
+        assert_eq!(present().peer, Some(second));
+
+        let began = Instant::now();
+        url.answer(second).await;
+        assert!(
+            began.elapsed() >= Duration::from_millis(600),
+            "the one that it has is connected"
+        );
+        let well = context.wait_for(|view| view.relays[0].problem.is_none().then_some(()));
+        tokio::time::timeout(LIMIT, well).await.unwrap().unwrap();
+        assert_eq!(present().peer, Some(second));
+    }
+
+    /// A resolver that runs, and the URL that it asks.
+    async fn asked(refresh: Duration) -> (P2PContext, Server) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: Url = format!("http://{}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
+        let context = P2PContext::default();
+        context.writer().relays([url.to_string().into()]);
+        let resolver = Resolver {
+            index: 0,
+            name: url.to_string().into(),
+            url,
+            headers: HeaderMap::new(),
+            context: context.clone(),
+            writer: context.writer(),
+            named: Named::default(),
+            refresh,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {
+            let NodeGone = resolver.run().await;
+        });
+        let _tasks = tasks;
+        (context, Server { listener, _tasks })
+    }
+
+    struct Server {
+        listener: TcpListener,
+        _tasks: JoinSet<()>,
+    }
+
+    impl Server {
+        /// Answers the next request with this relay.
+        async fn answer(&mut self, relay: PeerId) {
+            let answer = async {
+                let (mut stream, _) = self.listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await.unwrap());
+                }
+                let body = format!(r#"["/ip4/10.0.0.1/tcp/1/p2p/{relay}"]"#);
+                let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length:";
+                let answer = format!("{head} {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            };
+            tokio::time::timeout(LIMIT, answer).await.unwrap();
+        }
+    }
+
+    fn path(n: usize) -> Path {
+        Path::new(
+            ConnectionId::new_unchecked(n),
+            Endpoint::Dialer,
+            None,
+            Transport::Tcp,
+            Multiaddr::empty(),
+        )
     }
 
     #[test]
