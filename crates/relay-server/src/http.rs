@@ -9,15 +9,16 @@
 //! instead of inventing a port; and no name is resolved while somebody waits.
 //!
 //! - **Owner:** one task for each listener, which owns the tasks of its connections.
-//! - **Bounds:** [`MAX_CONNECTIONS`] at a time, further ones wait in the system's queue;
-//!   [`HEADER_TIMEOUT`] for the head of a request and [`TIMEOUT`] for everything; one request each.
+//! - **Bounds:** [`MAX_CONNECTIONS`] at a time, further ones wait in the system's queue, and of one host
+//!   [`MAX_PER_HOST`], further ones are closed at once; [`HEADER_TIMEOUT`] for the head of a request and [`TIMEOUT`] for everything; one request each.
 //!   Bodies are not read.
 //! - **Cancellation:** the token ends the listener; what is being answered is answered.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -35,7 +36,7 @@ use hyper_util::{
 };
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use pluto_crypto::{enr::Enr, k1::SecretKey};
-use pluto_p2p::addr::{Transport, ip_of, is_private};
+use pluto_p2p::addr::{Transport, counted_as, ip_of, is_private};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::{TcpListener, TcpStream, lookup_host},
@@ -49,6 +50,9 @@ use crate::{metrics, server};
 
 /// Connections of one listener that are served at a time.
 const MAX_CONNECTIONS: usize = 256;
+/// Connections of one host, as [`counted_as`] counts it, that are served at a time. Each is one request,
+/// which takes milliseconds, so that a proxy in front of the relay has room for thousands in a second.
+const MAX_PER_HOST: usize = 16;
 /// How long the head of a request may take.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take.
@@ -213,6 +217,7 @@ pub(crate) async fn serve(listener: std::net::TcpListener, pages: Router, stop: 
         }
     };
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let hosts = Hosts::default();
     let mut connections = JoinSet::new();
     let accept = async {
         loop {
@@ -221,13 +226,16 @@ pub(crate) async fn serve(listener: std::net::TcpListener, pages: Router, stop: 
                 return;
             };
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    let pages = pages.clone();
-                    connections.spawn(async move {
-                        connection(stream, pages).await;
-                        drop(slot);
-                    });
-                }
+                Ok((stream, from)) => match hosts.enter(from.ip()) {
+                    Some(place) => {
+                        let pages = pages.clone();
+                        connections.spawn(async move {
+                            connection(stream, pages).await;
+                            drop((place, slot));
+                        });
+                    }
+                    None => tracing::debug!(%from, "a host has all its places for pages"),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "no connection for a page");
                     sleep(REST).await;
@@ -238,6 +246,45 @@ pub(crate) async fn serve(listener: std::net::TcpListener, pages: Router, stop: 
     };
     stop.run_until_cancelled(accept).await;
     connections.join_all().await;
+}
+
+/// How many connections each host has.
+#[derive(Clone, Default)]
+struct Hosts(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl Hosts {
+    /// One more of this host, if it may have one.
+    fn enter(&self, ip: IpAddr) -> Option<Place> {
+        let ip = counted_as(ip);
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(ip).or_default();
+        if *count >= MAX_PER_HOST {
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            hosts: self.clone(),
+            ip,
+        })
+    }
+}
+
+/// One of a host's places.
+struct Place {
+    hosts: Hosts,
+    ip: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.hosts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.ip);
+            }
+        }
+    }
 }
 
 async fn connection(stream: TcpStream, pages: Router) {

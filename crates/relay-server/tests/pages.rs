@@ -10,12 +10,14 @@ mod common;
 use std::{error::Error, net::SocketAddr};
 
 use common::{Relay, config, get, request};
+use futures::FutureExt;
 use pluto_crypto::{enr::Enr, k1::SecretKey};
 use pluto_relay_server::{Config, Reach, RelayError, RelayServer};
 use pluto_testkit::{QUIC, TCP, addr, within};
 use tokio::{
     io::AsyncReadExt,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinSet,
 };
 
 fn any() -> SocketAddr {
@@ -167,6 +169,40 @@ async fn a_taken_port_is_one_clear_error() {
 
     let nowhere = RelayServer::new(Config::new(SecretKey::generate()));
     assert!(matches!(nowhere.err(), Some(RelayError::NoListener)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_host_does_not_keep_the_page_from_the_others() {
+    let relay = Relay::start(config().with_http(any())).await;
+    let http = relay.control.http_address().unwrap();
+    let noisy = async || {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+        within(socket.connect(http)).await.unwrap()
+    };
+
+    let mut silent = Vec::new();
+    for _ in 0..16 {
+        silent.push(noisy().await);
+    }
+    // More than all places together.
+    let mut surplus = JoinSet::new();
+    for _ in 0..300 {
+        let mut stream = noisy().await;
+        surplus.spawn(async move {
+            // A reset would do as well.
+            let _ = within(stream.read_u8()).await;
+        });
+    }
+    within(surplus.join_all()).await;
+
+    let (head, _) = within(get(http, "/")).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    for stream in &mut silent {
+        let said = stream.read_u8().now_or_never();
+        assert!(said.is_none(), "one of the first is closed: {said:?}");
+    }
+    relay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
