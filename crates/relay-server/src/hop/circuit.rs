@@ -145,6 +145,10 @@ impl Pipe {
                 let written = ready!(write(to, cx, &self.rest))?;
                 sent(written as u64);
                 self.rest.drain(..written);
+                if self.rest.is_empty() {
+                    // Its room goes, too: most circuits are idle most of the time.
+                    self.rest = Vec::new();
+                }
             }
             match self.state {
                 State::Open => {
@@ -254,6 +258,32 @@ mod tests {
         assert_eq!((&mut circuit).now_or_never(), None);
         let (received, _) = account.src.bytes();
         assert_eq!(received, (BUDGET * CHUNK) as u64);
+    }
+
+    #[tokio::test]
+    async fn an_idle_circuit_holds_no_buffer() {
+        let (mut ann, mut bob, mut circuit, _) = circuit(1 << 20);
+        let sent = vec![7; 2500];
+        let mut got = vec![0; sent.len()];
+        // More than the far end takes before it reads.
+        beside(&mut circuit, ann.write_all(&sent)).await;
+        assert!(circuit.forth.rest.capacity() > 0);
+
+        beside(&mut circuit, bob.read_exact(&mut got)).await;
+
+        assert_eq!(got, sent);
+        assert_eq!(circuit.forth.rest.capacity(), 0);
+    }
+
+    /// Does something while the circuit runs.
+    async fn beside(circuit: &mut Circuit<Side>, what: impl Future<Output = std::io::Result<()>>) {
+        let mut what = std::pin::pin!(what);
+        let done = futures::future::poll_fn(|cx| {
+            let done = what.as_mut().poll(cx);
+            assert!(Pin::new(&mut *circuit).poll(cx).is_pending());
+            done
+        });
+        done.await.unwrap();
     }
 
     type Side = Compat<tokio::io::DuplexStream>;
