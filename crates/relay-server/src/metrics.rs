@@ -4,7 +4,7 @@
 //! - **Wake-ups:** none. Series with a `peer` are read off the peers when the page is asked for, so
 //!   that a cluster that is learned late renames no series by hand.
 //! - **Bounds:** at most [`MAX_PEERS`] peers have series of their own, all further ones share
-//!   [`OTHER`]. The label of a cluster is seven hex digits, and a peer has one.
+//!   [`OTHER`], which is of no cluster. The label of a cluster is seven hex digits, and a peer has one.
 //! - **Disconnect:** the series of a peer go with its last connection, as Charon's do.
 
 use std::{
@@ -45,6 +45,8 @@ pub(crate) struct Meter {
     connected: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
+    /// Whether it is that of many peers, who may be of several clusters.
+    shared: bool,
     learned: Mutex<Learned>,
 }
 
@@ -66,6 +68,9 @@ impl Meter {
 
     /// The peer has told its cluster, or that it tells none.
     pub(crate) fn in_cluster(&self, cluster: Option<String>) {
+        if self.shared {
+            return;
+        }
         self.learned().cluster = cluster.unwrap_or_else(|| UNKNOWN.to_owned());
     }
 
@@ -253,10 +258,23 @@ pub(crate) fn page(registry: &Registry) -> Result<String, fmt::Error> {
 }
 
 /// The peers that are connected.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Peers {
     each: Mutex<HashMap<PeerId, Arc<Meter>>>,
     others: Arc<Meter>,
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        let others = Meter {
+            shared: true,
+            ..Meter::default()
+        };
+        Self {
+            each: Mutex::default(),
+            others: Arc::new(others),
+        }
+    }
 }
 
 impl Peers {
@@ -350,5 +368,31 @@ impl Collector for PeersCollector {
                 .encode_histogram::<OfPeer<'_>>(learned.latency_sum, count, &buckets, None)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_beyond_the_bound_share_series_that_are_of_no_cluster() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let own = metrics.connected(PeerId::random());
+        own.in_cluster(Some("abcdef1".to_owned()));
+        for _ in 1..MAX_PEERS {
+            metrics.connected(PeerId::random());
+        }
+        for cluster in ["1111111", "2222222"] {
+            let meter = metrics.connected(PeerId::random());
+            meter.in_cluster(Some(cluster.to_owned()));
+        }
+
+        let page = page(&registry).unwrap();
+        assert!(page.contains(r#"peer_cluster="abcdef1""#));
+        let series = r#"relay_p2p_active_connections{peer="other",peer_cluster=""} 2"#;
+        assert!(page.contains(series), "{page}");
+        assert!(!page.contains("1111111") && !page.contains("2222222"));
     }
 }
