@@ -16,7 +16,7 @@
 //!   that could not be built leaves the context as it was, for the next attempt.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
         Arc, OnceLock,
@@ -52,6 +52,35 @@ pub const MAX_RELAYS: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the node has shut down")]
 pub struct NodeGone;
+
+/// Why something that is waited for will not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WaitError {
+    /// The node is gone.
+    #[error(transparent)]
+    NodeGone(#[from] NodeGone),
+    /// Nobody dials the peer: it is neither one of the cluster nor a relay that is in use now.
+    #[error("peer {peer} is not part of this cluster")]
+    Unknown {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// It is this node.
+    #[error("peer {peer} is this node")]
+    Itself {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// The cluster has not so many others.
+    #[error("{count} other peers are waited for, and the cluster has {others}")]
+    TooMany {
+        /// How many are waited for.
+        count: usize,
+        /// How many there are.
+        others: usize,
+    },
+}
 
 /// The context was bound to another local peer id before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -597,9 +626,11 @@ impl fmt::Debug for P2PContext {
 
 impl P2PContext {
     /// A context that knows the cluster's peers, in cluster order. The local peer may be among
-    /// them.
+    /// them. One that is given twice is there once.
     pub fn new(known: impl IntoIterator<Item = PeerId>) -> Self {
-        let order: Arc<[PeerId]> = known.into_iter().collect();
+        let mut seen = BTreeSet::new();
+        let known = known.into_iter().filter(|peer| seen.insert(*peer));
+        let order: Arc<[PeerId]> = known.collect();
         let peers = order
             .iter()
             .map(|id| (*id, Arc::new(PeerView::new(*id, true))))
@@ -686,17 +717,36 @@ impl P2PContext {
         }
     }
 
-    /// Waits until a connection to the peer is open.
-    pub async fn connected(&self, peer: PeerId) -> Result<Arc<PeerView>, NodeGone> {
+    /// Waits until a connection to the peer is open. Once there is a node, one that it would never dial is
+    /// an error; for a stranger that may come in, [`wait_for`](Self::wait_for) it.
+    pub async fn connected(&self, peer: PeerId) -> Result<Arc<PeerView>, WaitError> {
         self.want(peer);
-        self.wait_for(|view| view.peer(&peer).filter(|peer| peer.is_connected()).cloned())
-            .await
+        self.wait_for(|view| {
+            let state = view.peer(&peer);
+            if let Some(state) = state.filter(|state| state.is_connected()) {
+                return Some(Ok(state.clone()));
+            }
+            match self.local_peer_id()? {
+                local if local == peer => Some(Err(WaitError::Itself { peer })),
+                _ if state.is_some_and(|state| state.is_wanted()) => None,
+                _ => Some(Err(WaitError::Unknown { peer })),
+            }
+        })
+        .await?
     }
 
     /// Waits until at least `count` other cluster peers are connected.
-    pub async fn quorum(&self, count: usize) -> Result<(), NodeGone> {
-        self.wait_for(|view| (view.connected_known() >= count).then_some(()))
-            .await
+    pub async fn quorum(&self, count: usize) -> Result<(), WaitError> {
+        self.wait_for(|view| {
+            let local = self.local_peer_id();
+            let others = view.order.iter().filter(|peer| Some(**peer) != local);
+            let others = others.count();
+            if count > others {
+                return Some(Err(WaitError::TooMany { count, others }));
+            }
+            (view.connected_known() >= count).then_some(Ok(()))
+        })
+        .await?
     }
 
     /// A stream of states: the present one, then one after each change.
@@ -1123,5 +1173,52 @@ impl<T: Send + Sync + 'static> Changes<T> {
             }
             std::task::Poll::Pending => std::task::Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_what_cannot_come_is_told() {
+        let [local, member, stranger] = [(); 3].map(|()| PeerId::random());
+        let context = P2PContext::new([local, member, member]);
+        assert_eq!(context.view().known().count(), 2);
+        let connected = |peer| context.connected(peer).now_or_never();
+        let quorum = |count| context.quorum(count).now_or_never();
+        // Its node may come to know the peer as a relay.
+        assert!(connected(stranger).is_none());
+        context.bind(local).unwrap();
+
+        assert!(connected(member).is_none());
+        let unknown = WaitError::Unknown { peer: stranger };
+        assert_eq!(connected(stranger).unwrap().unwrap_err(), unknown);
+        let itself = WaitError::Itself { peer: local };
+        assert_eq!(connected(local).unwrap().unwrap_err(), itself);
+        assert_eq!(quorum(1), None);
+        let too_many = WaitError::TooMany {
+            count: 2,
+            others: 1,
+        };
+        assert_eq!(quorum(2), Some(Err(too_many)));
+
+        let writer = context.writer();
+        writer.connected(member, path(1));
+        assert_eq!(quorum(1), Some(Ok(())), "one that was given twice is one");
+        writer.connected(stranger, path(2));
+        assert_eq!(connected(stranger).unwrap().unwrap().id, stranger);
+    }
+
+    fn path(n: usize) -> Path {
+        Path::new(
+            ConnectionId::new_unchecked(n),
+            Endpoint::Listener,
+            None,
+            Transport::Tcp,
+            Multiaddr::empty(),
+        )
     }
 }

@@ -198,13 +198,13 @@ async fn another_identity_behind_the_url_is_followed() {
     let server = Server::start(named(&a)).await;
     let config = config(&key(), &[TCP]).with_relays([server.url()]);
     let node = TestNode::start(config, &[], |_| (dummy::Behaviour, ())).await;
-    within(node.context.connected(a.id())).await.unwrap();
+    connected(&node.context, a.id()).await;
 
     server.answer.send_replace(named(&b));
     let first = a.id();
     a.stop().await;
     wait_relay(&node.context, |relay| relay.peer == Some(b.id())).await;
-    within(node.context.connected(b.id())).await.unwrap();
+    connected(&node.context, b.id()).await;
     assert!(
         !node.context.is_relay(&first),
         "the old one is none any more"
@@ -241,6 +241,12 @@ async fn relay(key: libp2p::identity::Keypair) -> TestNode<()> {
     let mut config = config(&key, &[TCP]);
     config.gater.mode = pluto_p2p::gater::Mode::Open;
     TestNode::start(config, &[], |_| (dummy::Behaviour, ())).await
+}
+
+/// Waits for a relay, which the node does not know as one yet.
+async fn connected(context: &P2PContext, relay: PeerId) {
+    let connected = context.wait_for(|view| view.is_connected(&relay).then_some(()));
+    within(connected).await.unwrap();
 }
 
 async fn wait_relay(
