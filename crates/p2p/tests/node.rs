@@ -146,8 +146,6 @@ async fn a_taken_port_is_an_error_that_names_the_address() {
     }
 }
 
-/// libp2p's TCP sockets allow others to share their port, so that dials can come from it. Two
-/// nodes on one port would each get some of the connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_our_port_on_another_address_does_not_keep_us_from_dialling() {
     let keys: [Keypair; 2] = keys();
@@ -165,6 +163,8 @@ async fn who_has_our_port_on_another_address_does_not_keep_us_from_dialling() {
     within(node.context.connected(other.id())).await.unwrap();
 }
 
+/// libp2p's TCP sockets allow others to share their port, so that dials can come from it. Two
+/// nodes on one port would each get some of the connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_another_node_listens_on_is_taken_too() {
     for listen in TRANSPORTS {

@@ -35,7 +35,7 @@ use libp2p::{
 use pluto_p2p::{
     proto::{self, Frame, read_protobuf_with_max_size, write_frame, write_protobuf},
     relay::{
-        HOP, MAX_FRAME, STOP,
+        HOP, MAX_FRAME, STOP, Violation,
         wire::pb::{HopMessage, Status, StopMessage},
     },
 };
@@ -135,9 +135,18 @@ impl InboundUpgrade<Stream> for Hop {
     }
 }
 
+/// Why a request could not be read.
+#[derive(Debug, thiserror::Error)]
+enum Wrong {
+    #[error(transparent)]
+    Frame(proto::Error),
+    #[error(transparent)]
+    Message(Violation),
+}
+
 /// What a piece of work came to.
 enum Done {
-    Read(Result<(Stream, Request), proto::Error>),
+    Read(Result<(Stream, Request), Wrong>),
     /// An answer was written, or could not be.
     Answered,
     /// The far end's answer.
@@ -379,15 +388,15 @@ impl Bucket {
 /// Reads a request; a wrong one is answered here.
 async fn read(mut stream: Stream) -> Done {
     let message = read_protobuf_with_max_size(&mut stream, MAX_FRAME, STEP).await;
-    let wrong = match message {
+    let (status, wrong) = match message {
         Ok(message) => match wire::request(message) {
             Ok(request) => return Done::Read(Ok((stream, request))),
-            Err(status) => (status, proto::Error::BadLength),
+            Err((status, violation)) => (status, Wrong::Message(violation)),
         },
-        Err(error) => (Status::MalformedMessage, error),
+        Err(error) => (Status::MalformedMessage, Wrong::Frame(error)),
     };
-    write_and_close(stream, HopMessage::answer(wrong.0)).await;
-    Done::Read(Err(wrong.1))
+    write_and_close(stream, HopMessage::answer(status)).await;
+    Done::Read(Err(wrong))
 }
 
 /// The last message on a stream. If it cannot be written nobody waits for it.

@@ -5,9 +5,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
-use pluto_p2p::relay::wire::{
-    pb::{HopMessage, Limit, Reservation, Status, StopMessage, hop_message, stop_message},
-    peer_of,
+use pluto_p2p::relay::{
+    Violation,
+    wire::{
+        pb::{HopMessage, Limit, Reservation, Status, StopMessage, hop_message, stop_message},
+        peer_of,
+    },
 };
 
 /// What a member tells about itself, its cluster among it (p2p spec, section 10).
@@ -44,16 +47,18 @@ pub(crate) struct PeerInfo {
     pub(crate) lock_hash: Vec<u8>,
 }
 
-/// Reads a request; the status is what a wrong one is answered with.
-pub(crate) fn request(message: HopMessage) -> Result<Request, Status> {
+/// Reads a request; a wrong one comes with the status that it is answered with.
+pub(crate) fn request(message: HopMessage) -> Result<Request, (Status, Violation)> {
     use hop_message::Type;
-    match message.r#type.map(Type::try_from) {
+    let found = message.r#type;
+    let wrong = Violation::Type { found };
+    match found.map(Type::try_from) {
         Some(Ok(Type::Reserve)) => Ok(Request::Reserve),
         Some(Ok(Type::Connect)) => peer_of(message.peer)
             .map(|to| Request::Connect { to })
-            .map_err(|_| Status::MalformedMessage),
-        Some(Ok(Type::Status)) => Err(Status::UnexpectedMessage),
-        Some(Err(_)) | None => Err(Status::MalformedMessage),
+            .map_err(|violation| (Status::MalformedMessage, violation)),
+        Some(Ok(Type::Status)) => Err((Status::UnexpectedMessage, wrong)),
+        Some(Err(_)) | None => Err((Status::MalformedMessage, wrong)),
     }
 }
 
@@ -103,9 +108,20 @@ mod tests {
     fn requests_are_read_as_recorded() {
         let read = |bytes: &[u8]| request(HopMessage::decode(bytes).unwrap());
         assert_eq!(read(&[0x08, 0x00]), Ok(Request::Reserve));
-        assert_eq!(read(&[0x08, 0x01]), Err(Status::MalformedMessage));
-        assert_eq!(read(&[0x08, 0x02]), Err(Status::UnexpectedMessage));
-        assert_eq!(read(&[]), Err(Status::MalformedMessage));
+        let wrong = |found| Violation::Type { found };
+        assert_eq!(
+            read(&[0x08, 0x01]),
+            Err((Status::MalformedMessage, Violation::NoPeer))
+        );
+        assert_eq!(
+            read(&[0x08, 0x02]),
+            Err((Status::UnexpectedMessage, wrong(Some(2))))
+        );
+        assert_eq!(
+            read(&[0x08, 0x07]),
+            Err((Status::MalformedMessage, wrong(Some(7))))
+        );
+        assert_eq!(read(&[]), Err((Status::MalformedMessage, wrong(None))));
         let to = PeerId::random();
         let mut bytes = vec![0x08, 0x01, 0x12, to.to_bytes().len() as u8 + 2, 0x0a];
         bytes.push(to.to_bytes().len() as u8);
