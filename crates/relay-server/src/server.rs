@@ -15,19 +15,12 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt};
-use libp2p::{
-    Multiaddr, PeerId, autonat,
-    identity::{self, Keypair},
-    multiaddr::Protocol,
-    ping,
-    swarm::SwarmEvent,
-};
-use pluto_crypto::k1::SecretKey;
+use libp2p::{Multiaddr, PeerId, autonat, multiaddr::Protocol, ping, swarm::SwarmEvent};
 use pluto_p2p::{
     Node, NodeConfig, NodeError, P2PContext,
     addr::{ip_of, is_private},
     behaviours::pluto::PlutoBehaviourEvent,
-    gater,
+    gater, identity,
     p2p_context::NodeGone,
 };
 use prometheus_client::registry::Registry;
@@ -75,9 +68,6 @@ pub enum RelayError {
     /// The node cannot be built.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// The key cannot be an identity.
-    #[error("the identity key cannot be used")]
-    Key(#[from] identity::DecodingError),
 }
 
 /// Where a relay is in its life.
@@ -253,7 +243,7 @@ impl RelayServer {
         if config.listen.is_empty() {
             return Err(RelayError::NoListener);
         }
-        let key = keypair(&config.key)?;
+        let key = identity::keypair(&config.key);
         let peer = key.public().to_peer_id();
         let mut registry = Registry::default();
         let labelled =
@@ -541,10 +531,4 @@ fn log(event: &Event) {
             tracing::debug!(%src, %dst, %how, "a circuit ended");
         }
     }
-}
-
-fn keypair(key: &SecretKey) -> Result<Keypair, identity::DecodingError> {
-    let mut bytes = key.expose_bytes();
-    let secret = identity::secp256k1::SecretKey::try_from_bytes(&mut *bytes)?;
-    Ok(identity::secp256k1::Keypair::from(secret).into())
 }

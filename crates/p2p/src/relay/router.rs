@@ -20,6 +20,7 @@ use std::{
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use rand::rngs::SmallRng;
 
+use super::wire::through;
 use crate::dialer::{
     lane::{Lane, Pace},
     planner::{BACKOFF_MAX, BACKOFF_MIN, MIN_SPACING},
@@ -79,11 +80,7 @@ impl RelayRouter {
     }
 
     fn address(via: &Via, peer: PeerId) -> Multiaddr {
-        let mut address = via.address.clone();
-        if !matches!(address.iter().last(), Some(Protocol::P2p(_))) {
-            address.push(Protocol::P2p(via.relay));
-        }
-        address.with(Protocol::P2pCircuit).with(Protocol::P2p(peer))
+        through(via.address.clone(), via.relay).with(Protocol::P2p(peer))
     }
 }
 
