@@ -1212,6 +1212,73 @@ mod tests {
         assert_eq!(connected(stranger).unwrap().unwrap().id, stranger);
     }
 
+    #[test]
+    fn strangers_are_remembered_up_to_a_bound_and_only_while_they_are_connected() {
+        let member = PeerId::random();
+        let context = P2PContext::new([member]);
+        let writer = context.writer();
+        let strangers: Vec<_> = (0..=MAX_STRANGERS).map(|_| PeerId::random()).collect();
+        for (n, stranger) in strangers.iter().enumerate() {
+            writer.connected(*stranger, path(n));
+        }
+        let (last, rest) = strangers.split_last().unwrap();
+        let view = context.view();
+        assert!(rest.iter().all(|stranger| view.is_connected(stranger)));
+        assert!(view.peer(last).is_none());
+        writer.connected(member, path(1000));
+        assert!(context.view().is_connected(&member), "members always are");
+
+        // What was never remembered frees no place; what was, does.
+        let closed = |peer, n| writer.disconnected(peer, ConnectionId::new_unchecked(n), None);
+        closed(*last, MAX_STRANGERS);
+        writer.connected(*last, path(1001));
+        assert!(context.view().peer(last).is_none());
+        closed(rest[0], 0);
+        assert!(context.view().peer(&rest[0]).is_none());
+        writer.connected(*last, path(1002));
+        assert!(context.view().is_connected(last));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_peer_is_bounded() {
+        let member = PeerId::random();
+        let context = P2PContext::new([member]);
+        let writer = context.writer();
+        writer.connected(member, path(1));
+        let address = |n: usize| format!("/ip4/10.0.0.1/tcp/{n}").parse().unwrap();
+        let who = Identified {
+            agent: "x".to_owned(),
+            protocols: (0..=MAX_PROTOCOLS)
+                .map(|n| StreamProtocol::try_from_owned(format!("/p/{n}")).unwrap())
+                .collect(),
+        };
+        let told = (1..=MAX_ADDRESSES + 1).map(address).collect();
+        writer.identified(member, told, who);
+        for n in (1..=MAX_FAILURES + 1).chain([MAX_FAILURES]) {
+            let failure = Failure {
+                address: Some(address(n)),
+                at: Instant::now(),
+                cause: FailureCause::Refused,
+            };
+            writer.failed(member, failure);
+        }
+
+        let view = context.view();
+        let state = view.peer(&member).unwrap();
+        assert_eq!(state.addresses.len(), MAX_ADDRESSES);
+        let identified = state.identified.as_ref().unwrap();
+        assert_eq!(identified.protocols.len(), MAX_PROTOCOLS);
+        let failures = state.failures.iter().map(|it| it.address.clone().unwrap());
+        let newest: Vec<_> = (2..MAX_FAILURES)
+            .chain([MAX_FAILURES + 1, MAX_FAILURES])
+            .map(address)
+            .collect();
+        assert_eq!(failures.collect::<Vec<_>>(), newest, "one of each address");
+
+        writer.relays((0..=MAX_RELAYS).map(|n| n.to_string().into()));
+        assert_eq!(context.view().relays.len(), MAX_RELAYS);
+    }
+
     fn path(n: usize) -> Path {
         Path::new(
             ConnectionId::new_unchecked(n),

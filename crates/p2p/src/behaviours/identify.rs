@@ -95,3 +95,86 @@ impl Observe<identify::Behaviour> for Recorder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use libp2p::{
+        core::{Endpoint, transport::ListenerId},
+        identity::Keypair,
+        swarm::{ConnectionId, ExpiredListenAddr, NewListenAddr},
+    };
+
+    use super::*;
+    use crate::{addr::Transport, p2p_context::Path};
+
+    #[test]
+    fn what_a_push_tells_of_others_and_what_cannot_be_dialled_is_left_out() {
+        let key = Keypair::generate_ed25519().public();
+        let (peer, other) = (key.to_peer_id(), PeerId::random());
+        let context = P2PContext::new([peer]);
+        let connection_id = ConnectionId::new_unchecked(1);
+        let mut recorder = Recorder {
+            writer: context.writer(),
+        };
+        let path = Path::new(
+            connection_id,
+            Endpoint::Dialer,
+            None,
+            Transport::Tcp,
+            Multiaddr::empty(),
+        );
+        context.writer().connected(peer, path);
+        let told = [
+            "/ip4/10.0.0.1/tcp/1".to_owned(),
+            format!("/ip4/10.0.0.1/tcp/1/p2p/{peer}"),
+            format!("/ip4/10.0.0.2/tcp/1/p2p/{peer}"),
+            format!("/ip4/10.0.0.3/tcp/1/p2p/{other}"),
+            format!("/ip4/10.0.0.4/tcp/1/p2p/{other}/p2p-circuit/p2p/{peer}"),
+            "/ip4/10.0.0.5".to_owned(),
+        ];
+        let info = identify::Info {
+            public_key: key,
+            protocol_version: String::new(),
+            agent_version: "x".repeat(MAX_AGENT + 1),
+            listen_addrs: told.iter().map(|text| text.parse().unwrap()).collect(),
+            protocols: Vec::new(),
+            observed_addr: Multiaddr::empty(),
+            signed_peer_record: None,
+        };
+
+        recorder.observe(&identify::Event::Pushed {
+            connection_id,
+            peer_id: peer,
+            info,
+        });
+
+        let view = context.view();
+        let state = view.peer(&peer).unwrap();
+        let kept: Vec<_> = state.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(kept, ["/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.2/tcp/1"]);
+        let agent = &state.identified.as_ref().unwrap().agent;
+        assert_eq!(agent.len(), MAX_AGENT);
+    }
+
+    #[test]
+    fn circuits_that_are_listened_on_are_not_told() {
+        let recorder = Recorder {
+            writer: P2PContext::default().writer(),
+        };
+        let relay = PeerId::random();
+        let listener_id = ListenerId::next();
+        for (text, told) in [
+            ("/ip4/10.0.0.1/tcp/1".to_owned(), true),
+            (
+                format!("/ip4/10.0.0.1/tcp/1/p2p/{relay}/p2p-circuit"),
+                false,
+            ),
+        ] {
+            let addr = &text.parse().unwrap();
+            let new = FromSwarm::NewListenAddr(NewListenAddr { listener_id, addr });
+            assert_eq!(recorder.lets_hear(&new), told, "{text}");
+            let expired = FromSwarm::ExpiredListenAddr(ExpiredListenAddr { listener_id, addr });
+            assert_eq!(recorder.lets_hear(&expired), told, "{text}");
+        }
+    }
+}
