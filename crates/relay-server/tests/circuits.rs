@@ -10,11 +10,15 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    CONNECTION_FAILED, Happened, NO_RESERVATION, OK, RESOURCE_LIMIT_EXCEEDED, Relay, STOP, Stock,
-    circuit, config, connect, connected, reserve, take,
+    CONNECTION_FAILED, HOP, Happened, NO_RESERVATION, OK, RESOURCE_LIMIT_EXCEEDED, Relay, STOP,
+    Stock, circuit, config, connect, connected, reserve, take,
 };
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
-use libp2p::StreamProtocol;
+use libp2p::{PeerId, StreamProtocol};
+use pluto_p2p::{
+    proto::{read_protobuf_with_max_size, write_protobuf},
+    relay::{MAX_FRAME, wire::pb::HopMessage},
+};
 use pluto_relay_server::Limits;
 use pluto_testkit::{LIMIT, key, within};
 
@@ -274,5 +278,64 @@ async fn the_cluster_of_a_peer_is_learned_from_itself() {
         }
     };
     within(learned).await;
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_requests_is_refused_beyond_its_burst_and_its_rate() {
+    const BURST: u64 = 256;
+    const RATE: u64 = 32;
+    let relay = Relay::start(config()).await;
+    let mut ann = connected(&relay).await;
+    let nobody = PeerId::random();
+    let began = tokio::time::Instant::now();
+    let mut answered = 0;
+    loop {
+        match connect(&mut ann, &relay, nobody).await.0.status {
+            NO_RESERVATION => answered += 1,
+            status => {
+                assert_eq!(status, RESOURCE_LIMIT_EXCEEDED);
+                break;
+            }
+        }
+    }
+    assert!(answered >= BURST, "{answered}");
+    let more = RATE * (began.elapsed().as_secs() + 1);
+    assert!(
+        answered <= BURST + more,
+        "{answered} in {:?}",
+        began.elapsed()
+    );
+
+    // Another connection has its own.
+    let mut bob = connected(&relay).await;
+    let answer = connect(&mut bob, &relay, nobody).await.0;
+    assert_eq!(answer.status, NO_RESERVATION);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_say_nothing_take_the_places_of_their_connection_only() {
+    const AT_A_TIME: usize = 32;
+    let relay = Relay::start(config()).await;
+    let mut ann = connected(&relay).await;
+    let mut silent = Vec::new();
+    for _ in 0..AT_A_TIME {
+        silent.push(ann.open(relay.id, HOP).await.unwrap());
+    }
+
+    let mut beyond = ann.open(relay.id, HOP).await.unwrap();
+    assert_eq!(within(beyond.read(&mut [0])).await.unwrap_or(0), 0);
+
+    let mut bob = connected(&relay).await;
+    assert_eq!(reserve(&mut bob, &relay).await.status, OK);
+    // Those that were there first are still heard.
+    let mut first = silent.swap_remove(0);
+    let question = HopMessage::connect(PeerId::random());
+    write_protobuf(&mut first, &question, LIMIT).await.unwrap();
+    let answer: HopMessage = read_protobuf_with_max_size(&mut first, MAX_FRAME, LIMIT)
+        .await
+        .unwrap();
+    assert_eq!(answer.status, NO_RESERVATION);
     relay.stop().await;
 }
