@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use libp2p::{PeerId, identity::Keypair};
 use pluto_p2p::{
-    exchange::{self, Error},
+    exchange::{self, Error, MAX_HANDED},
     proto::Frame,
 };
 use pluto_testkit::{LIMIT, TCP, TRANSPORTS, config, ids, key, keys, within};
@@ -216,6 +216,34 @@ async fn a_message_that_nobody_takes_is_not_said_to_be_delivered() {
         matches!(error, Error::Refused { peer } if peer == b.id()),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_handed_so_many_requests_and_the_next_when_one_has_ended() {
+    for listen in TRANSPORTS {
+        let (a, mut b) = pair(listen).await;
+        let number = |n: usize| [u8::try_from(n).unwrap()];
+        let mut calls: Vec<_> = (0..MAX_HANDED + 1)
+            .map(|n| a.handle.call(b.id(), ASK, &number(n)))
+            .collect();
+        // They are opened in order and may arrive in any.
+        let mut asked = Vec::new();
+        for _ in 0..MAX_HANDED {
+            asked.push(within(b.handle.inbound.recv()).await.unwrap());
+        }
+        asked.sort_by(|one, other| one.body.cmp(&other.body));
+        assert!((0..MAX_HANDED).all(|n| asked[n].body[..] == number(n)));
+        let next = b.handle.inbound.recv();
+        let soon = tokio::time::timeout(Duration::from_millis(300), next);
+        assert!(soon.await.is_err(), "one more than its places");
+
+        asked.remove(0).respond(Frame::from_body(b"first"));
+        within(calls.remove(0)).await.unwrap();
+        let last = within(b.handle.inbound.recv()).await.unwrap();
+        assert_eq!(last.body[..], number(MAX_HANDED));
+        last.respond(Frame::from_body(b"last"));
+        within(calls.pop().unwrap()).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
