@@ -397,3 +397,51 @@ impl ConnectionHandler for Handler {
     ) {
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use libp2p::StreamProtocol;
+
+    use super::*;
+    use crate::p2p_context::Identified;
+
+    #[test]
+    fn the_smaller_id_decides_and_towards_a_charon_whoever_is_none() {
+        let mut pair = [PeerId::random(), PeerId::random()];
+        pair.sort_by_key(|peer| peer.to_bytes());
+        let [small, large] = pair;
+        let charon = "charon/v1.10.3";
+        for (local, peer, agent, decides) in [
+            (small, large, "pluto/v0.1.0", true),
+            (large, small, "pluto/v0.1.0", false),
+            (small, large, charon, true),
+            (large, small, charon, true),
+        ] {
+            let context = P2PContext::new([peer]);
+            let writer = context.writer();
+            for (n, ms) in [(1, 5), (2, 500)] {
+                let path = Path::new(
+                    ConnectionId::new_unchecked(n),
+                    Endpoint::Dialer,
+                    None,
+                    Transport::Tcp,
+                    Multiaddr::empty(),
+                );
+                path.set_rtt(Duration::from_millis(ms));
+                writer.connected(peer, path);
+            }
+            let of = |context: &P2PContext| survivor(local, context.view().peer(&peer).unwrap());
+            assert_eq!(of(&context), None, "who it is, is not known yet");
+            let who = Identified {
+                agent: agent.to_owned(),
+                protocols: Vec::<StreamProtocol>::new(),
+            };
+            writer.identified(peer, Vec::new(), who);
+            let survivor = of(&context);
+            let expected = decides.then_some(ConnectionId::new_unchecked(1));
+            assert_eq!(survivor, expected, "{agent}");
+        }
+    }
+}

@@ -426,3 +426,76 @@ impl NetworkBehaviour for Behaviour {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use libp2p::{core::transport::TransportError, swarm::ConnectionId};
+
+    use super::*;
+    use crate::{addr::Transport, p2p_context::Path};
+
+    #[tokio::test]
+    async fn what_could_not_be_made_better_is_told_with_the_causes() {
+        let peer = PeerId::random();
+        let address: Multiaddr = "/ip4/10.0.0.1/udp/1/quic-v1".parse().unwrap();
+        for relayed in [true, false] {
+            let mut local = PeerId::random();
+            while local.to_bytes() > peer.to_bytes() {
+                local = PeerId::random();
+            }
+            let context = P2PContext::new([local, peer]);
+            context.bind(local).unwrap();
+            let book = Book::new([(peer, vec![address.clone()])]);
+            let mut dialer = Behaviour::new(context.clone(), local, book, 1);
+            let _switch = dialer.quic_upgrade();
+            let path = Path::new(
+                ConnectionId::new_unchecked(usize::MAX),
+                Endpoint::Dialer,
+                relayed.then(PeerId::random),
+                Transport::Tcp,
+                Multiaddr::empty(),
+            );
+            path.set_rtt(Duration::from_millis(5));
+            context.writer().connected(peer, path);
+            let mut cx = Context::from_waker(Waker::noop());
+            let Poll::Ready(ToSwarm::Dial { opts }) = dialer.poll(&mut cx) else {
+                panic!("nothing is dialled");
+            };
+            let connection = opts.connection_id();
+            let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+            let error =
+                DialError::Transport(vec![(address.clone(), TransportError::Other(refused))]);
+
+            dialer.on_swarm_event(FromSwarm::DialFailure(DialFailure {
+                peer_id: Some(peer),
+                error: &error,
+                connection_id: connection,
+            }));
+
+            let Poll::Ready(ToSwarm::GenerateEvent(event)) = dialer.poll(&mut cx) else {
+                panic!("nothing is told");
+            };
+            let (of, on, failures) = match event {
+                Event::NotDirect {
+                    peer,
+                    connection,
+                    failures,
+                } if relayed => (peer, connection, failures),
+                Event::NotQuic {
+                    peer,
+                    connection,
+                    cause: NotQuic::Failed { failures },
+                } if !relayed => (peer, connection, failures),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((of, on), (peer, connection));
+            let causes: Vec<_> = failures
+                .into_iter()
+                .map(|failure| (failure.address, failure.cause))
+                .collect();
+            assert_eq!(causes, [(Some(address.clone()), FailureCause::Refused)]);
+        }
+    }
+}
