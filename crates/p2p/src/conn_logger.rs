@@ -53,6 +53,14 @@ pub struct Behaviour {
     hold: Hold,
 }
 
+impl std::fmt::Debug for Behaviour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Behaviour")
+            .field("kept", &self.kept)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Behaviour {
     /// Feeds this context.
     pub fn new(context: P2PContext) -> Self {

@@ -152,6 +152,14 @@ pub struct Behaviour {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+impl std::fmt::Debug for Behaviour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Behaviour")
+            .field("planner", &self.planner)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Behaviour {
     /// Dials the context's known peers where the book and identify say they are, and through its
     /// relays.

@@ -104,6 +104,16 @@ pub struct Behaviour {
     ending: bool,
 }
 
+impl std::fmt::Debug for Behaviour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Behaviour")
+            .field("config", &self.config)
+            .field("pending", &self.pending.len())
+            .field("refused", &self.refused)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Behaviour {
     /// A gate for the context's cluster.
     pub fn new(context: P2PContext, config: Config) -> Self {

@@ -10,6 +10,7 @@
 //!   called; dropping the node ends every waiter with an error.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -35,14 +36,14 @@ use libp2p::{
     multiaddr::Protocol,
     noise, quic,
     swarm::{
-        self, NetworkBehaviour, SwarmEvent,
+        self, ConnectionId, DialError, NetworkBehaviour, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
     },
     tcp, yamux,
 };
 use tokio::{
     net::TcpSocket,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -61,7 +62,7 @@ use crate::{
     gater,
     metrics::Metrics,
     muxer::{Bounded, CLOSING},
-    p2p_context::{InUse, LocalPeerIdMismatch, NodeGone, P2PContext},
+    p2p_context::{Failure, InUse, LocalPeerIdMismatch, NodeGone, P2PContext},
     relay,
 };
 
@@ -250,6 +251,8 @@ pub struct Node<B: NetworkBehaviour> {
     listeners: Vec<(ListenerId, Vec<Multiaddr>)>,
     addresses: watch::Sender<Addresses>,
     metrics: Option<Metrics>,
+    /// Dials that were asked for. Bounded by the connections that may be pending.
+    dials: HashMap<ConnectionId, (PeerId, Told)>,
     /// When DCUtR began last.
     punching: Option<Instant>,
     bootnodes: Bootnodes,
@@ -272,12 +275,33 @@ struct Outside {
     filter: bool,
 }
 
+#[derive(Debug)]
 enum Command {
-    Dial(PeerId, Vec<Multiaddr>),
+    Dial(PeerId, Vec<Multiaddr>, Told),
+}
+
+/// Who waits for the end of a dial.
+type Told = oneshot::Sender<Result<ConnectionId, DialFailed>>;
+
+/// Why a dial that was asked for made no connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialFailed {
+    /// The node is gone.
+    #[error(transparent)]
+    NodeGone(#[from] NodeGone),
+    /// The peer was not reached.
+    #[error("peer {peer} was not reached{}", .failures.iter().map(|it| format!("; {}", it.cause)).collect::<String>())]
+    NotReached {
+        /// The peer.
+        peer: PeerId,
+        /// Why, by address.
+        failures: Vec<Failure>,
+    },
 }
 
 /// A small handle on a running node. Cheap to clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Control {
     local: PeerId,
     commands: mpsc::Sender<Command>,
@@ -293,12 +317,19 @@ impl Control {
     }
 
     /// Dials a peer once, whether it is known or connected or not; the gate still decides. For
-    /// tools: known peers are dialled for ever by themselves, see [`book`](Self::book).
-    pub async fn dial(&self, peer: PeerId, addresses: Vec<Multiaddr>) -> Result<(), NodeGone> {
+    /// tools: known peers are dialled for ever by themselves, see [`book`](Self::book). Gives the
+    /// connection that was made; dropping it does not end the dial.
+    pub async fn dial(
+        &self,
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+    ) -> Result<ConnectionId, DialFailed> {
+        let (told, result) = oneshot::channel();
         self.commands
-            .send(Command::Dial(peer, addresses))
+            .send(Command::Dial(peer, addresses, told))
             .await
-            .map_err(|_| NodeGone)
+            .map_err(|_| NodeGone)?;
+        result.await.map_err(|_| NodeGone)?
     }
 
     /// Where known peers are dialled.
@@ -324,6 +355,15 @@ impl Control {
     /// Ends [`Node::run`].
     pub fn shutdown(&self) {
         self.shutdown.cancel();
+    }
+}
+
+impl<B: NetworkBehaviour> std::fmt::Debug for Node<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("local", &self.control.local)
+            .field("addresses", &*self.addresses.borrow())
+            .finish_non_exhaustive()
     }
 }
 
@@ -465,6 +505,7 @@ impl<B: NetworkBehaviour> Node<B> {
             listeners,
             addresses,
             metrics: config.metrics,
+            dials: HashMap::new(),
             punching: None,
             bootnodes,
         };
@@ -562,6 +603,21 @@ impl<B: NetworkBehaviour> Node<B> {
                     .retain(|(listener, _)| listener != listener_id);
                 for address in closed {
                     self.withdraw(address);
+                }
+            }
+            SwarmEvent::ConnectionEstablished { connection_id, .. } => {
+                if let Some((_, told)) = self.dials.remove(connection_id) {
+                    // Who asked may be gone.
+                    let _ = told.send(Ok(*connection_id));
+                }
+            }
+            SwarmEvent::OutgoingConnectionError {
+                connection_id,
+                error,
+                ..
+            } => {
+                if let Some((peer, told)) = self.dials.remove(connection_id) {
+                    let _ = told.send(Err(not_reached(peer, error)));
                 }
             }
             SwarmEvent::ExternalAddrConfirmed { address } => {
@@ -674,14 +730,21 @@ impl<B: NetworkBehaviour> Node<B> {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Dial(peer, addresses) => {
+            Command::Dial(peer, addresses, told) => {
                 let opts = DialOpts::peer_id(peer)
                     .addresses(addresses)
                     // Being connected, perhaps through a relay, is no reason to refuse.
                     .condition(PeerCondition::Always)
                     .build();
-                if let Err(error) = self.swarm.dial(opts) {
-                    tracing::debug!(%peer, %error, "not dialled");
+                let connection = opts.connection_id();
+                match self.swarm.dial(opts) {
+                    Ok(()) => {
+                        self.dials.insert(connection, (peer, told));
+                    }
+                    Err(error) => {
+                        tracing::debug!(%peer, %error, "not dialled");
+                        let _ = told.send(Err(not_reached(peer, &error)));
+                    }
                 }
             }
         }
@@ -701,6 +764,11 @@ impl<B: NetworkBehaviour> Stream for Node<B> {
         }
         Poll::Ready(event)
     }
+}
+
+fn not_reached(peer: PeerId, error: &DialError) -> DialFailed {
+    let failures = conn_logger::failures_of(error);
+    DialFailed::NotReached { peer, failures }
 }
 
 /// Whether nobody listens on a TCP address. libp2p shares the ports that it listens on, so that it

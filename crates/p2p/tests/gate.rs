@@ -19,6 +19,7 @@ use pluto_p2p::{
     Node, NodeConfig, P2PContext,
     addr::{Transport, of_socket},
     gater,
+    p2p::DialFailed,
     p2p_context::{FailureCause, WhyNotConnected},
 };
 use pluto_testkit::{
@@ -97,10 +98,8 @@ async fn our_own_gate_refuses_a_dial_to_a_stranger() {
         })
         .unwrap();
         let address = stranger.addresses[place].clone();
-        node.control()
-            .dial(stranger.id(), vec![address])
-            .await
-            .unwrap();
+        let (control, id) = (node.control(), stranger.id());
+        let dial = tokio::spawn(async move { control.dial(id, vec![address]).await });
 
         let refused = async {
             loop {
@@ -122,6 +121,11 @@ async fn our_own_gate_refuses_a_dial_to_a_stranger() {
             }
         );
         assert_eq!(node.behaviour_mut().gater.refused(), 1);
+        let DialFailed::NotReached { peer, failures } = within(dial).await.unwrap().unwrap_err()
+        else {
+            panic!("the node is there");
+        };
+        assert_eq!((peer, &failures[0].cause), (id, &FailureCause::Denied));
     }
 }
 

@@ -18,7 +18,8 @@ use pluto_p2p::{
     Node, NodeConfig, NodeError, P2PContext,
     addr::Transport,
     gater,
-    p2p_context::{InUse, PeerView},
+    p2p::DialFailed,
+    p2p_context::{FailureCause, InUse, NodeGone, PeerView},
 };
 use pluto_testkit::{
     LIMIT, QUIC, RawPeer, TCP, TRANSPORTS, TestNode, addr, config, ids, introduce, key, keys, met,
@@ -323,7 +324,36 @@ async fn a_dropped_node_ends_every_wait() {
 
     assert!(within(waiting).await.unwrap().is_err());
     assert!(a.context.view().is_gone());
-    assert!(within(a.control.dial(absent, vec![])).await.is_err());
+    let dial = within(a.control.dial(absent, vec![])).await;
+    assert_eq!(dial, Err(DialFailed::NodeGone(NodeGone)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dial_tells_what_came_of_it() {
+    for listen in TRANSPORTS {
+        let keys: [Keypair; 2] = keys();
+        let known = ids(&keys);
+        let a = plain(config(&keys[0], &[listen]), &known).await;
+        let b = plain(config(&keys[1], &[listen]), &known).await;
+        let connection = within(a.control.dial(b.id(), b.addresses.clone()))
+            .await
+            .unwrap();
+        let view = a.context.view();
+        let paths = &view.peer(&b.id()).unwrap().paths;
+        assert!(paths.iter().any(|path| path.connection == connection));
+
+        // There it is somebody else.
+        let absent = PeerId::random();
+        let error = within(a.control.dial(absent, b.addresses.clone()))
+            .await
+            .unwrap_err();
+        let DialFailed::NotReached { peer, failures } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(peer, absent);
+        let found = FailureCause::WrongPeer { found: b.id() };
+        assert_eq!(failures[0].cause, found);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

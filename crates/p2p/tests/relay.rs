@@ -848,7 +848,8 @@ impl Client {
 
     /// Dials, and tells why that failed. The node itself may be dialling elsewhere.
     async fn refused(&mut self, peer: PeerId, at: Multiaddr) -> std::io::Error {
-        self.control.dial(peer, vec![at.clone()]).await.unwrap();
+        let dial = self.control.dial(peer, vec![at.clone()]);
+        within(dial).await.unwrap_err();
         loop {
             let (failed, error) = within(self.failures.recv()).await.unwrap();
             if failed == Some(peer)

@@ -227,6 +227,15 @@ pub struct RelayServer {
     settled: Option<Instant>,
 }
 
+impl std::fmt::Debug for RelayServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RelayServer")
+            .field("peer", &self.control.peer)
+            .field("state", &*self.state.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
 /// What runs beside the node.
 struct Tasks {
     pages: Vec<(std::net::TcpListener, axum::Router)>,

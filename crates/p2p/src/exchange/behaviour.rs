@@ -92,6 +92,15 @@ struct Connection {
     handed: usize,
 }
 
+impl std::fmt::Debug for Behaviour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Behaviour")
+            .field("offered", &self.offered)
+            .field("requests", &self.jobs.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Behaviour {
     pub(super) fn new(
         context: P2PContext,

@@ -119,6 +119,15 @@ pub struct Behaviour {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+impl std::fmt::Debug for Behaviour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Behaviour")
+            .field("local", &self.local)
+            .field("relays", &self.relays.len())
+            .finish_non_exhaustive()
+    }
+}
+
 /// One relay, and what belongs to the reservation on it.
 struct Relay {
     whose: Whose,

@@ -142,6 +142,14 @@ pub struct Transport {
     waker: Option<Waker>,
 }
 
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transport")
+            .field("listeners", &self.listeners.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Transport {
     pub(super) fn new() -> (Self, mpsc::Receiver<Request>) {
         let (requests, taken) = mpsc::channel(REQUESTS);
