@@ -974,7 +974,8 @@ async fn rest(stream: &mut Stream) -> Vec<u8> {
     said
 }
 
-/// Writes until the other side no longer takes it.
+/// Writes until the other side no longer takes it. What is written is no frame: an answer that is read in
+/// the moment of a cancellation would end the stream well, after which yamux refuses nothing.
 async fn broken_for_writing(stream: &mut Stream) {
-    while stream.write_all(&[0; 1024]).await.is_ok() && stream.flush().await.is_ok() {}
+    while stream.write_all(&[0xff; 1024]).await.is_ok() && stream.flush().await.is_ok() {}
 }
