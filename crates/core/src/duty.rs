@@ -124,6 +124,18 @@ impl DutyType {
     pub const fn is_signed(self) -> bool {
         !matches!(self, Self::BuilderProposer | Self::InfoSync)
     }
+
+    /// Whether a validator that signs two different objects of one such duty can be slashed.
+    #[must_use]
+    pub const fn is_slashable(self) -> bool {
+        matches!(self, Self::Proposer | Self::Attester)
+    }
+
+    /// Whether its duties are over at some time (duties spec, section 4.2).
+    #[must_use]
+    pub const fn expires(self) -> bool {
+        !matches!(self, Self::Exit | Self::BuilderRegistration)
+    }
 }
 
 impl fmt::Display for DutyType {

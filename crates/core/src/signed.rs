@@ -30,7 +30,7 @@ pub use block::SignedProposal;
 pub use fork::ForkVersion;
 pub use ssz::SszError;
 
-use crate::{DutyType, signing::DomainKind};
+use crate::{DutyType, Slot, signing::DomainKind};
 use json::{Dec, Hex};
 use ssz::Reader;
 
@@ -145,6 +145,24 @@ pub enum SignedData {
     Proposer(SignedProposal),
     /// [`DutyType::Aggregator`]
     Aggregator(SignedAggregate),
+}
+
+/// The time that a signed object is for, in its own words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// A slot.
+    Slot(u64),
+    /// An epoch, where the object has no slot.
+    Epoch(u64),
+}
+
+impl std::fmt::Display for When {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Slot(slot) => write!(f, "slot {slot}"),
+            Self::Epoch(epoch) => write!(f, "epoch {epoch}"),
+        }
+    }
 }
 
 /// A bare signature.
@@ -408,6 +426,49 @@ impl SignedData {
             Self::Proposer(it) => it.slot / per_epoch,
             Self::Aggregator(it) => it.aggregate.data.slot / per_epoch,
         })
+    }
+
+    /// When it is for. `None` for a bare signature and for a registration, which say nothing of it.
+    #[must_use]
+    pub const fn when(&self) -> Option<When> {
+        Some(When::Slot(match self {
+            Self::Signature(_) | Self::BuilderRegistration(_) => return None,
+            Self::Randao(it) => return Some(When::Epoch(it.epoch)),
+            Self::Exit(it) => return Some(When::Epoch(it.epoch)),
+            Self::PrepareAggregator(it) => it.slot,
+            Self::PrepareSyncContribution(it) => it.slot,
+            Self::SyncMessage(it) => it.slot,
+            Self::SyncContribution(it) => it.slot,
+            Self::Attester(it) => it.data.slot,
+            Self::Proposer(it) => it.slot,
+            Self::Aggregator(it) => it.aggregate.data.slot,
+        }))
+    }
+
+    /// Whether a duty at `slot` can be what it was signed for: the slots are equal, a randao reveal
+    /// is for the slot's epoch, and the slot is the first one of an exit's epoch (duties spec,
+    /// section 1.2). What says nothing of its time fits every slot.
+    #[must_use]
+    pub fn fits(&self, slot: Slot, slots_per_epoch: NonZeroU64) -> bool {
+        match (self, self.when()) {
+            (_, None) => true,
+            (_, Some(When::Slot(own))) => own == slot.0,
+            (Self::Exit(_), Some(When::Epoch(own))) => {
+                own.checked_mul(slots_per_epoch.get()) == Some(slot.0)
+            }
+            (_, Some(When::Epoch(own))) => own == slot.0 / slots_per_epoch,
+        }
+    }
+
+    /// The sync subcommittee, by which duties of one validator and slot differ; 0 where there is
+    /// none (duties spec, section 1.1).
+    #[must_use]
+    pub const fn subcommittee(&self) -> u64 {
+        match self {
+            Self::PrepareSyncContribution(it) => it.subcommittee_index,
+            Self::SyncContribution(it) => it.subcommittee_index,
+            _ => 0,
+        }
     }
 }
 
@@ -767,6 +828,42 @@ mod tests {
                 len: MAX_JSON_BYTES + 1
             })
         );
+    }
+
+    #[test]
+    fn an_object_fits_only_the_slots_of_its_own_time() {
+        let per_epoch = NonZeroU64::new(32).unwrap();
+        let randao = SignedData::Randao(SignedRandao::new(3, [0; 96]));
+        let exit = |epoch| {
+            SignedData::Exit(SignedExit {
+                epoch,
+                validator_index: 1,
+                signature: [0; 96],
+            })
+        };
+        let message = SignedData::SyncMessage(SyncMessage {
+            slot: 96,
+            beacon_block_root: [0; 32],
+            validator_index: 1,
+            signature: [0; 96],
+        });
+        let bare = SignedData::Signature(SignedRoot::new([0; 96]));
+
+        for (slot, of_randao, of_exit, of_message) in [
+            (95, false, false, false),
+            (96, true, true, true),
+            (97, true, false, false),
+            (127, true, false, false),
+            (128, false, false, false),
+        ] {
+            let fits = |data: &SignedData| data.fits(Slot(slot), per_epoch);
+            assert_eq!(fits(&randao), of_randao, "randao at {slot}");
+            assert_eq!(fits(&exit(3)), of_exit, "exit at {slot}");
+            assert_eq!(fits(&message), of_message, "message at {slot}");
+            assert!(fits(&bare), "{slot}");
+            // Its first slot would be no number.
+            assert!(!fits(&exit(u64::MAX)), "{slot}");
+        }
     }
 
     #[test]
