@@ -15,6 +15,21 @@ use crate::{Duty, PubKey, ShareIdx};
 /// Pairs of duty and validator that are remembered: eight slots of a thousand validators.
 pub const MAX_DUTIES: usize = 8192;
 
+/// One partial signature, verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Partial {
+    /// The validator.
+    pub pubkey: PubKey,
+    /// The sync subcommittee, or 0: see [`SignedData::subcommittee`].
+    ///
+    /// [`SignedData::subcommittee`]: crate::signed::SignedData::subcommittee
+    pub subcommittee: u64,
+    /// What is signed, domain included.
+    pub root: [u8; 32],
+    /// The signature of the share over it.
+    pub signature: Signature,
+}
+
 /// Two different signatures under one share for one duty: a fault of that share's operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("share {share_idx} signed {duty} of validator {pubkey} twice, differently")]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, num::NonZeroU64};
 
 use pluto_cluster::Lock;
-use pluto_core::{Duty, ParSignedData, PubKey, ShareIdx, signing::Forks};
+use pluto_core::{Duty, ParSignedData, PubKey, ShareIdx, signing::Forks, threshold::Partial};
 use pluto_crypto::bls;
 use pluto_parsigex::{BlsVerifier, Verifier, VerifyError};
 
@@ -35,13 +35,17 @@ impl AnyChain {
 }
 
 impl Verifier for AnyChain {
-    fn verify(&self, duty: Duty, entries: &[(PubKey, ParSignedData)]) -> Result<(), VerifyError> {
+    fn verify(
+        &self,
+        duty: Duty,
+        entries: &[(PubKey, ParSignedData)],
+    ) -> Result<Vec<Partial>, VerifyError> {
         let mut results = self.0.iter().map(|chain| chain.verify(duty, entries));
         let first = results.next().unwrap();
-        if first.is_ok() || results.any(|result| result.is_ok()) {
-            return Ok(());
+        if first.is_ok() {
+            return first;
         }
-        first
+        results.find(Result::is_ok).unwrap_or(first)
     }
 }
 

@@ -63,21 +63,22 @@ pub(crate) async fn run(out: &mut (impl Write + Send)) -> Result<(), Box<dyn Err
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut own = Vec::new();
     for (node, (idx, share)) in nodes.iter().zip(&shares) {
-        let message = sign(duty, validator, *idx, share)?;
+        let (message, signature) = sign(duty, validator, *idx, share)?;
         for (peer, result) in node.handle.broadcast(&message, deadline).await.peers {
             let took = result?.elapsed;
             writeln!(out, "share {idx} of {duty} sent to {peer} in {took:.1?}")?;
         }
-        own.push(message);
+        own.push((*idx, signature));
     }
 
     // Each puts together the first that come, its own among them.
     let (root, _) = root_of(duty)?;
-    for (node, message) in nodes.iter_mut().zip(own) {
-        let mut partials = vec![partial(&message, validator)?];
+    for (node, own) in nodes.iter_mut().zip(own) {
+        let mut partials = vec![own];
         while partials.len() < THRESHOLD {
             let received = node.received.recv().await.ok_or("the node has ended")?;
-            partials.push(partial(&received.message, validator)?);
+            let of_validator = received.partials.iter().filter(|it| it.pubkey == validator);
+            partials.extend(of_validator.map(|it| (received.share_idx, it.signature)));
         }
         let [one, two] = [0, 1].map(|place: usize| partials[place].0);
         let signature = bls::threshold_aggregate(&partials)?;
@@ -127,32 +128,23 @@ async fn start(
     })
 }
 
-/// The message of one node: one duty, one validator, one share.
+/// The message of one node: one duty, one validator, one share; and its signature.
 fn sign(
     duty: Duty,
     validator: PubKey,
     share_idx: ShareIdx,
     share: &bls::SecretKey,
-) -> Result<ParSigEx, Box<dyn Error>> {
+) -> Result<(ParSigEx, Signature), Box<dyn Error>> {
     let (root, epoch) = root_of(duty)?;
-    let signature = share.sign(&root).to_bytes();
+    let signature = share.sign(&root);
+    let bytes = signature.to_bytes();
     let data = ParSignedData {
-        data: SignedRandao::new(epoch, signature).to_json(),
-        signature: signature.to_vec().into(),
+        data: SignedRandao::new(epoch, bytes).to_json(),
+        signature: bytes.to_vec().into(),
         share_idx,
     };
     let set = ParSignedDataSet::one(validator, data);
-    Ok(ParSigEx { duty, set })
-}
-
-/// The signature inside a message, which was verified before it was delivered.
-fn partial(message: &ParSigEx, validator: PubKey) -> Result<(ShareIdx, Signature), Box<dyn Error>> {
-    let entry = message
-        .set
-        .get(&validator)
-        .ok_or("the validator is missing")?;
-    let data = SignedData::decode(message.duty.kind, &entry.data)?;
-    Ok((entry.share_idx, Signature::from_bytes(&data.signature())?))
+    Ok((ParSigEx { duty, set }, signature))
 }
 
 /// What is signed for a duty, and its epoch.

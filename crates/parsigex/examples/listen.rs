@@ -24,7 +24,7 @@ use clap::Parser;
 use futures::StreamExt;
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol, swarm::SwarmEvent};
 use pluto_cluster::Lock;
-use pluto_core::{Duty, ParSignedData, PubKey, ShareIdx, signing::Forks};
+use pluto_core::{Duty, ParSignedData, PubKey, ShareIdx, signing::Forks, threshold::Partial};
 use pluto_crypto::keyfile;
 use pluto_eth::network::Network;
 use pluto_p2p::{
@@ -284,7 +284,11 @@ fn is_bad(event: &Event) -> bool {
 struct Check(Option<BlsVerifier>);
 
 impl Verifier for Check {
-    fn verify(&self, duty: Duty, entries: &[(PubKey, ParSignedData)]) -> Result<(), VerifyError> {
+    fn verify(
+        &self,
+        duty: Duty,
+        entries: &[(PubKey, ParSignedData)],
+    ) -> Result<Vec<Partial>, VerifyError> {
         match &self.0 {
             Some(verifier) => verifier.verify(duty, entries),
             None => Unverified.verify(duty, entries),

@@ -15,7 +15,7 @@ use std::{
 };
 
 use libp2p::{PeerId, swarm::ConnectionId};
-use pluto_core::{DecodeError, Duty, ParSigEx, ShareIdx};
+use pluto_core::{DecodeError, Duty, ParSigEx, ShareIdx, threshold::Partial};
 use pluto_p2p::{
     cores::Cores,
     exchange::{Core, Feature, Inbound, Rejected, Request},
@@ -43,8 +43,12 @@ pub struct Received {
     pub peer: PeerId,
     /// Its share index.
     pub share_idx: ShareIdx,
-    /// The duty and the signatures, by validator.
+    /// The duty and the signatures, by validator, as they were sent.
     pub message: ParSigEx,
+    /// What the verifier read of each entry, by validator too: what a
+    /// [`ThresholdStore`](pluto_core::threshold::ThresholdStore) takes. Empty with
+    /// [`Unverified`](crate::Unverified), which reads nothing.
+    pub partials: Vec<Partial>,
 }
 
 /// What the swarm's owner is told.
@@ -201,7 +205,7 @@ async fn check(
             .map_err(|cause| refused(Some(duty), cause.into()))?;
         share_idx = Some(bound);
     }
-    verify(&cores, verifier, duty, &message.set)
+    let partials = verify(&cores, verifier, duty, &message.set)
         .await
         .map_err(|cause| refused(Some(duty), cause.into()))?;
     match share_idx {
@@ -209,6 +213,7 @@ async fn check(
             peer,
             share_idx,
             message,
+            partials,
         }),
         // A set is never empty.
         None => Err(refused(Some(duty), BindError::UnknownPeer { peer }.into())),

@@ -1,9 +1,9 @@
 //! Exchange of partial signatures.
 //!
 //! Spec: duties, section 3. Each node sends its partial signatures of a duty to all others, once;
-//! nobody answers. A node accepts from a peer only signatures under that peer's share index, and
-//! only if each one verifies against the validator's public share: checked off the network task, in
-//! batches, on all cores.
+//! nobody answers. A node accepts from a peer only signatures under that peer's share index, only
+//! over what is of the duty's slot or epoch, and only if each one verifies against the validator's
+//! public share: checked off the network task, in batches, on all cores.
 //!
 //! [`new`] makes the three parts: a [`Behaviour`] for the swarm, a [`Handle`] that sends, and a
 //! bounded queue of what was [`Received`].

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use pluto_core::{
     Duty, ParSignedData, ParSignedDataSet, PubKey, ShareIdx,
-    signed::{SignedData, SignedDataError},
+    signed::{SignedData, SignedDataError, When},
     signing::Forks,
+    threshold::Partial,
 };
 use pluto_crypto::bls::{self, BatchItem, PublicKey, Signature};
 use pluto_p2p::cores::Cores;
@@ -41,6 +42,18 @@ pub enum VerifyError {
         #[source]
         source: SignedDataError,
     },
+    /// What is signed is for another time than the duty, so that it would count for a duty that it
+    /// was not made for. Charon takes it (duties spec, section 9.1): with it no group signature can
+    /// be made.
+    #[error("a signature sent for {duty} of validator {pubkey} is for {signed}")]
+    OtherDuty {
+        /// The duty of the message.
+        duty: Duty,
+        /// The validator.
+        pubkey: PubKey,
+        /// What the signed object is for.
+        signed: When,
+    },
     /// The duty has no signing root, so that nothing can be checked.
     #[error("a signature for {duty} of validator {pubkey} cannot be checked")]
     NoRoot {
@@ -71,17 +84,23 @@ pub enum VerifyError {
 
 /// Checks partial signatures. Called on worker threads, with parts of a set.
 pub trait Verifier: Send + Sync + 'static {
-    /// Checks that each entry is signed by the share it claims.
-    fn verify(&self, duty: Duty, entries: &[(PubKey, ParSignedData)]) -> Result<(), VerifyError>;
+    /// Checks that each entry is signed by the share it claims, for this duty. Gives what was read
+    /// on the way, one for each entry and in their order, so that nobody has to read it again;
+    /// nothing if it has read nothing.
+    fn verify(
+        &self,
+        duty: Duty,
+        entries: &[(PubKey, ParSignedData)],
+    ) -> Result<Vec<Partial>, VerifyError>;
 }
 
-/// Accepts every well-formed message. For tools that only look.
+/// Accepts every well-formed message and reads nothing in it. For tools that only look.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unverified;
 
 impl Verifier for Unverified {
-    fn verify(&self, _: Duty, _: &[(PubKey, ParSignedData)]) -> Result<(), VerifyError> {
-        Ok(())
+    fn verify(&self, _: Duty, _: &[(PubKey, ParSignedData)]) -> Result<Vec<Partial>, VerifyError> {
+        Ok(Vec::new())
     }
 }
 
@@ -106,8 +125,13 @@ impl BlsVerifier {
 }
 
 impl Verifier for BlsVerifier {
-    fn verify(&self, duty: Duty, entries: &[(PubKey, ParSignedData)]) -> Result<(), VerifyError> {
-        let mut checks = Vec::with_capacity(entries.len());
+    fn verify(
+        &self,
+        duty: Duty,
+        entries: &[(PubKey, ParSignedData)],
+    ) -> Result<Vec<Partial>, VerifyError> {
+        let mut keys = Vec::with_capacity(entries.len());
+        let mut partials = Vec::with_capacity(entries.len());
         for (pubkey, data) in entries {
             let pubkey = *pubkey;
             let share_idx = data.share_idx;
@@ -119,6 +143,7 @@ impl Verifier for BlsVerifier {
                 .ok_or(VerifyError::UnknownShare { pubkey, share_idx })?;
             let signed = SignedData::decode(duty.kind, &data.data)
                 .map_err(|source| VerifyError::Data { pubkey, source })?;
+            self.check_time(duty, pubkey, &signed)?;
             let root = self
                 .forks
                 .signing_root(&signed)
@@ -126,50 +151,77 @@ impl Verifier for BlsVerifier {
             // The signature inside the data counts; the copy beside it is ignored, as Charon does.
             let signature = Signature::from_bytes(&signed.signature())
                 .map_err(|source| VerifyError::Malformed { pubkey, source })?;
-            checks.push((*key, root, signature));
+            keys.push(*key);
+            partials.push(Partial {
+                pubkey,
+                subcommittee: signed.subcommittee(),
+                root,
+                signature,
+            });
         }
-        let items: Vec<_> = checks
+        let items: Vec<_> = keys
             .iter()
-            .map(|(public_key, root, signature)| BatchItem {
+            .zip(&partials)
+            .map(|(public_key, partial)| BatchItem {
                 public_key: *public_key,
-                message: root,
-                signature: *signature,
+                message: &partial.root,
+                signature: partial.signature,
             })
             .collect();
         bls::verify_batch(&items).map_err(|bad| VerifyError::Bad {
             pubkeys: bad
                 .indices
                 .iter()
-                .filter_map(|index| entries.get(*index))
-                .map(|(pubkey, _)| *pubkey)
+                .filter_map(|index| partials.get(*index))
+                .map(|partial| partial.pubkey)
                 .collect(),
-        })
+        })?;
+        Ok(partials)
     }
 }
 
-/// Checks a set, spread over the cores. All its bad signatures are named, whichever parts they
-/// are in; a fault of another kind comes before them.
+impl BlsVerifier {
+    fn check_time(&self, duty: Duty, pubkey: PubKey, data: &SignedData) -> Result<(), VerifyError> {
+        match data.when() {
+            Some(signed) if !data.fits(duty.slot, self.forks.slots_per_epoch) => {
+                Err(VerifyError::OtherDuty {
+                    duty,
+                    pubkey,
+                    signed,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Checks a set, spread over the cores; gives what the verifier read, in the order of the set. All
+/// its bad signatures are named, whichever parts they are in; a fault of another kind comes before
+/// them.
 pub(crate) async fn verify(
     cores: &Cores,
     verifier: Arc<dyn Verifier>,
     duty: Duty,
     set: &ParSignedDataSet,
-) -> Result<(), VerifyError> {
-    let entries: Vec<_> = set.iter().map(|(key, data)| (*key, data.clone())).collect();
-    let size = entries.len().div_ceil(cores.count()).clamp(1, CHUNK);
-    let parts = entries.chunks(size).map(|part| {
-        let (verifier, part) = (verifier.clone(), part.to_vec());
+) -> Result<Vec<Partial>, VerifyError> {
+    let size = set.len().div_ceil(cores.count()).clamp(1, CHUNK);
+    let mut entries = set.iter().map(|(key, data)| (*key, data.clone()));
+    let parts = (0..set.len()).step_by(size).map(|_| {
+        let part: Vec<_> = entries.by_ref().take(size).collect();
+        let verifier = verifier.clone();
         cores.run(move || verifier.verify(duty, &part))
     });
-    let mut bad = Vec::new();
+    let (mut partials, mut bad) = (Vec::new(), Vec::new());
     for result in futures::future::join_all(parts).await {
         match result.ok_or(VerifyError::Interrupted)? {
+            Ok(of_part) if partials.is_empty() => partials = of_part,
+            Ok(of_part) => partials.extend(of_part),
             Err(VerifyError::Bad { pubkeys }) => bad.extend(pubkeys),
-            other => other?,
+            Err(other) => return Err(other),
         }
     }
     if bad.is_empty() {
-        Ok(())
+        Ok(partials)
     } else {
         Err(VerifyError::Bad { pubkeys: bad })
     }

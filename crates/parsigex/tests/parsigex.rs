@@ -12,11 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt, future::join};
 use libp2p::PeerId;
 use pluto_core::{
-    DecodeError, ParSigEx, PubKey, ShareIdx,
-    signed::{SignedData, SignedRandao},
-    threshold::ThresholdStore,
+    DecodeError, Duty, ParSigEx, PubKey, ShareIdx,
+    signed::{SignedRandao, When},
+    threshold::{Partial, ThresholdStore},
 };
-use pluto_crypto::bls::{self, Signature};
+use pluto_crypto::bls;
 use pluto_p2p::{
     exchange::{self, Rejected, Rejection},
     p2p_context::{View, WhyNotConnected},
@@ -51,21 +51,18 @@ async fn each_node_receives_all_others_and_makes_the_group_signature() {
         for (operator, node) in nodes.iter_mut().enumerate() {
             let mut store = ThresholdStore::new(cluster.threshold);
             let mut signed = BTreeSet::new();
-            collect(
-                &cluster,
-                &mut store,
-                &messages[operator],
-                share_idx(operator),
-                &mut signed,
-            );
+            let (duty, own) = (messages[operator].duty, share_idx(operator));
+            let partials = cluster.partials(own, slot);
+            collect(&cluster, &mut store, duty, own, &partials, &mut signed);
             let mut senders = BTreeMap::new();
             for _ in 0..3 {
                 let received = receive(node).await;
                 let sender = received.share_idx.get() as usize - 1;
                 assert_eq!(received.message, messages[sender]);
                 senders.insert(received.share_idx, received.peer);
-                let (message, idx) = (&received.message, received.share_idx);
-                collect(&cluster, &mut store, message, idx, &mut signed);
+                let (idx, partials) = (received.share_idx, received.partials);
+                assert_eq!(partials, cluster.partials(idx, slot), "in the set's order");
+                collect(&cluster, &mut store, duty, idx, &partials, &mut signed);
             }
             let others = cluster.ids().into_iter().enumerate();
             let others = others.map(|(operator, peer)| (share_idx(operator), peer));
@@ -298,6 +295,35 @@ async fn what_cannot_be_checked_is_refused_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_signed_for_another_epoch_does_not_count_for_a_duty() {
+    let cluster = Cluster::new::<2>(2, 1);
+    let (mut nodes, mut events) = cluster.start_observed(TCP).await;
+    // As valid as can be, of the epoch before and of the one after the duty's.
+    for (slot, epoch) in [(63, 1), (96, 3)] {
+        let mut replayed = cluster.sign(0, slot);
+        replayed.duty = Duty::new(70, replayed.duty.kind);
+
+        broadcast_to_all(&nodes[0], &replayed).await;
+
+        let (peer, duty, cause) = refused(&mut events[1]).await;
+        assert_eq!((peer, duty), (nodes[0].id(), Some(replayed.duty)));
+        let expected = VerifyError::OtherDuty {
+            duty: replayed.duty,
+            pubkey: cluster.validators[0].pubkey,
+            signed: When::Epoch(epoch),
+        };
+        assert_eq!(cause, Refusal::Verify(expected));
+    }
+    let good = cluster.sign(0, 70);
+    broadcast_to_all(&nodes[0], &good).await;
+    assert_eq!(
+        receive(&mut nodes[1]).await.message,
+        good,
+        "the first delivered"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_share_that_no_validator_has_is_refused() {
     let cluster = Cluster::new::<2>(2, 1);
     let beyond = ShareIdx::new(3).unwrap();
@@ -476,21 +502,23 @@ async fn a_node_without_subscriber_goes_on() {
 fn collect(
     cluster: &Cluster,
     store: &mut ThresholdStore,
-    message: &ParSigEx,
+    duty: Duty,
     share_idx: ShareIdx,
+    partials: &[Partial],
     signed: &mut BTreeSet<PubKey>,
 ) {
-    let (_, root) = cluster.root_of(message.duty.slot.0);
-    for (pubkey, entry) in &message.set {
-        assert_eq!(entry.share_idx, share_idx);
-        let data = SignedData::decode(message.duty.kind, &entry.data).unwrap();
-        let signature = Signature::from_bytes(&data.signature()).unwrap();
-        let quorum = store.add(message.duty, *pubkey, share_idx, root, signature);
+    let (_, root) = cluster.root_of(duty.slot.0);
+    for partial in partials {
+        assert_eq!(partial.root, root);
+        let Partial {
+            pubkey, signature, ..
+        } = *partial;
+        let quorum = store.add(duty, pubkey, share_idx, root, signature);
         if let Some(quorum) = quorum.unwrap() {
-            let validator = cluster.validators.iter().find(|it| it.pubkey == *pubkey);
+            let validator = cluster.validators.iter().find(|it| it.pubkey == pubkey);
             let whole = bls::threshold_aggregate(&quorum).unwrap();
             bls::verify(&validator.unwrap().group, &root, &whole).unwrap();
-            signed.insert(*pubkey);
+            signed.insert(pubkey);
         }
     }
 }
@@ -501,7 +529,7 @@ fn secret(cluster: &Cluster, pubkey: PubKey, share_idx: ShareIdx) -> &bls::Secre
 }
 
 /// The next event, which is a refusal.
-async fn refused(events: &mut Events) -> (PeerId, Option<pluto_core::Duty>, Refusal) {
+async fn refused(events: &mut Events) -> (PeerId, Option<Duty>, Refusal) {
     match within(events.recv()).await.unwrap() {
         Event::Refused {
             peer, duty, cause, ..

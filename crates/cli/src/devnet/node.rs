@@ -11,11 +11,11 @@ use std::{
 use libp2p::{PeerId, swarm::NetworkBehaviour};
 use pluto_core::{
     Duty, DutyType, ParSigEx, ParSignedData, ParSignedDataSet, PubKey, ShareIdx,
-    signed::{SignedData, SignedRandao},
+    signed::SignedRandao,
     signing::{DomainKind, signing_root},
-    threshold::{Quorum, ThresholdStore},
+    threshold::{Partial, Quorum, ThresholdStore},
 };
-use pluto_crypto::bls::{self, Signature};
+use pluto_crypto::bls;
 use pluto_p2p::{Control, Node as P2PNode, NodeConfig, P2PContext, RelaySource, exchange::Budget};
 use pluto_parsigex::{BlsVerifier, Handle, Members, Received};
 use pluto_peerinfo::Local;
@@ -217,9 +217,9 @@ impl Duties {
                 () = sleep_until(self.starts(genesis, slot)), if more => {
                     store.forget_before(slot.saturating_sub(8));
                     missing.retain(|old, _| *old + 8 >= slot);
-                    let message = self.sign(slot).await;
+                    let (message, own) = self.sign(slot).await;
                     let by = Instant::now() + LATE;
-                    self.collect(&message, self.share_idx(), &mut store, &mut missing, &mut aggregating).await;
+                    self.collect(message.duty, self.share_idx(), &own, &mut store, &mut missing, &mut aggregating).await;
                     let (broadcast, reports, node) =
                         (self.handle.broadcast(&message, by), self.reports.clone(), self.index);
                     sending.spawn(async move {
@@ -233,7 +233,8 @@ impl Duties {
                     slot += 1;
                 }
                 Some(received) = received.recv(), if aggregating.len() < MAX_AGGREGATING => {
-                    self.collect(&received.message, received.share_idx, &mut store, &mut missing, &mut aggregating).await;
+                    let Received { message, share_idx, partials, .. } = &received;
+                    self.collect(message.duty, *share_idx, partials, &mut store, &mut missing, &mut aggregating).await;
                 }
                 Some(Ok((slot, pubkey, result))) = aggregating.join_next() => {
                     self.aggregated(slot, pubkey, result, genesis, &mut missing).await;
@@ -261,24 +262,36 @@ impl Duties {
         u64::try_from(slots).unwrap_or(u64::MAX)
     }
 
-    /// Signs the slot's duty with the shares of all validators.
-    async fn sign(&self, slot: u64) -> ParSigEx {
+    /// Signs the slot's duty with the shares of all validators: what the others get, and what this
+    /// node has to add to what it gets.
+    async fn sign(&self, slot: u64) -> (ParSigEx, Vec<Partial>) {
         let (cluster, share_idx) = (self.cluster.clone(), self.share_idx());
         let signed = spawn_blocking(move || {
             let (epoch, root) = root_of(&cluster, slot);
-            let entries = cluster.validators.iter().map(|validator| {
-                let signature = validator.share(share_idx).sign(&root).to_bytes();
+            let own: Vec<_> = cluster
+                .validators
+                .iter()
+                .map(|validator| Partial {
+                    pubkey: validator.pubkey,
+                    subcommittee: 0,
+                    root,
+                    signature: validator.share(share_idx).sign(&root),
+                })
+                .collect();
+            let entries = own.iter().map(|partial| {
+                let signature = partial.signature.to_bytes();
                 let data = ParSignedData {
                     data: SignedRandao::new(epoch, signature).to_json(),
                     signature: signature.to_vec().into(),
                     share_idx,
                 };
-                (validator.pubkey, data)
+                (partial.pubkey, data)
             });
-            ParSigEx {
+            let message = ParSigEx {
                 duty: Duty::new(slot, DutyType::Randao),
                 set: ParSignedDataSet::from_entries(entries).expect("distinct validators"),
-            }
+            };
+            (message, own)
         });
         signed.await.expect("signing does not panic")
     }
@@ -286,29 +299,27 @@ impl Duties {
     /// Adds verified partial signatures; each validator that has enough is put together.
     async fn collect(
         &self,
-        message: &ParSigEx,
+        duty: Duty,
         share_idx: ShareIdx,
+        partials: &[Partial],
         store: &mut ThresholdStore,
         missing: &mut BTreeMap<u64, BTreeSet<PubKey>>,
         aggregating: &mut JoinSet<Aggregated>,
     ) {
-        let duty = message.duty;
         let slot = duty.slot.0;
         missing
             .entry(slot)
             .or_insert_with(|| self.cluster.validators.iter().map(|v| v.pubkey).collect());
-        let (_, root) = root_of(&self.cluster, slot);
-        for (pubkey, data) in message.set.iter() {
-            // Verified before it came here, so that it decodes.
-            let Ok(signed) = SignedData::decode(duty.kind, &data.data) else {
-                continue;
-            };
-            let Ok(signature) = Signature::from_bytes(&signed.signature()) else {
-                continue;
-            };
-            match store.add(duty, *pubkey, share_idx, root, signature) {
+        for partial in partials {
+            let Partial {
+                pubkey,
+                root,
+                signature,
+                ..
+            } = *partial;
+            match store.add(duty, pubkey, share_idx, root, signature) {
                 Ok(Some(quorum)) => {
-                    let (cluster, pubkey) = (self.cluster.clone(), *pubkey);
+                    let cluster = self.cluster.clone();
                     aggregating.spawn_blocking(move || {
                         (slot, pubkey, aggregate(&cluster, pubkey, &root, &quorum))
                     });

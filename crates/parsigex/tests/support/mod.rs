@@ -12,6 +12,7 @@ use pluto_core::{
     Duty, DutyType, ParSigEx, ParSignedData, ParSignedDataSet, PeerIdx, PubKey, ShareIdx,
     signed::{SignedData, SignedRandao},
     signing::Forks,
+    threshold::Partial,
 };
 use pluto_crypto::bls;
 use pluto_p2p::{NodeBuilder, exchange::Budget};
@@ -96,6 +97,20 @@ impl Cluster {
             (validator.pubkey, randao(epoch, &signature, share_idx))
         });
         message(slot, entries)
+    }
+
+    /// What a receiver of [`sign_as`](Self::sign_as) reads in it.
+    pub(crate) fn partials(&self, share_idx: ShareIdx, slot: u64) -> Vec<Partial> {
+        let (_, root) = self.root_of(slot);
+        let partials = self.validators.iter().map(|validator| Partial {
+            pubkey: validator.pubkey,
+            subcommittee: 0,
+            root,
+            signature: validator.shares[&share_idx].sign(&root),
+        });
+        let mut partials: Vec<_> = partials.collect();
+        partials.sort_unstable_by_key(|partial| partial.pubkey);
+        partials
     }
 
     /// The epoch of a slot, and what is signed as its randao reveal.
