@@ -510,10 +510,8 @@ fn collect(
     let (_, root) = cluster.root_of(duty.slot.0);
     for partial in partials {
         assert_eq!(partial.root, root);
-        let Partial {
-            pubkey, signature, ..
-        } = *partial;
-        let quorum = store.add(duty, pubkey, share_idx, root, signature);
+        let pubkey = partial.pubkey;
+        let quorum = store.add(duty, share_idx, partial);
         if let Some(quorum) = quorum.unwrap() {
             let validator = cluster.validators.iter().find(|it| it.pubkey == pubkey);
             let whole = bls::threshold_aggregate(&quorum).unwrap();

@@ -311,13 +311,8 @@ impl Duties {
             .entry(slot)
             .or_insert_with(|| self.cluster.validators.iter().map(|v| v.pubkey).collect());
         for partial in partials {
-            let Partial {
-                pubkey,
-                root,
-                signature,
-                ..
-            } = *partial;
-            match store.add(duty, pubkey, share_idx, root, signature) {
+            let Partial { pubkey, root, .. } = *partial;
+            match store.add(duty, share_idx, partial) {
                 Ok(Some(quorum)) => {
                     let cluster = self.cluster.clone();
                     aggregating.spawn_blocking(move || {
