@@ -18,7 +18,7 @@ use pluto_p2p::{
     Node, NodeConfig, P2PContext, Routing, behaviours::pluto::PlutoBehaviourEvent,
     exchange::Budget, identity, p2p_context::PeerView,
 };
-use pluto_parsigex::{Members, Received};
+use pluto_parsigex::{AnyDuty, Members, Received};
 use pluto_peerinfo::Local;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -101,6 +101,7 @@ impl Member {
                 builder.p2p_context(),
                 builder.local_peer_id(),
                 members,
+                AnyDuty,
                 verifier,
                 Budget::default(),
             );

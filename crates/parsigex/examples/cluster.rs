@@ -13,7 +13,7 @@ use pluto_core::{
 };
 use pluto_crypto::bls::{self, Signature};
 use pluto_p2p::{Control, Node, NodeConfig, P2PContext, exchange::Budget};
-use pluto_parsigex::{BlsVerifier, Handle, Members, Received};
+use pluto_parsigex::{AnyDuty, BlsVerifier, Handle, Members, Received};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -113,8 +113,14 @@ async fn start(
     let config = NodeConfig::new(key).with_listen("/ip4/127.0.0.1/tcp/0".parse()?);
     let (node, (handle, received)) = Node::new(config, context, |builder| {
         let (context, local) = (builder.p2p_context(), builder.local_peer_id());
-        let (behaviour, handle, received) =
-            pluto_parsigex::new(context, local, members, verifier, Budget::default());
+        let (behaviour, handle, received) = pluto_parsigex::new(
+            context,
+            local,
+            members,
+            AnyDuty,
+            verifier,
+            Budget::default(),
+        );
         Ok::<_, std::convert::Infallible>((behaviour, (handle, received)))
     })?;
     let control = node.control();

@@ -17,7 +17,7 @@ use std::{
     num::NonZeroU64,
     path::PathBuf,
     process::ExitCode,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use clap::Parser;
@@ -34,7 +34,7 @@ use pluto_p2p::{
     identity,
 };
 use pluto_parsigex::{
-    BlsVerifier, Event, Members, Received, Refusal, Unverified, Verifier, VerifyError,
+    BlsVerifier, Epochs, Event, Gate, Members, Received, Refusal, Unverified, Verifier, VerifyError,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -170,7 +170,7 @@ pub(crate) async fn listen(
 
     let network = network(lock.fork_version()).filter(|_| !args.unverified);
     let checked = match &network {
-        Some((name, _)) => format!("signatures are verified for {name}"),
+        Some((name, ..)) => format!("signatures are verified for {name}"),
         None if args.unverified => "signatures are NOT verified, as told".to_owned(),
         None => "its network is not known here: signatures are NOT verified".to_owned(),
     };
@@ -180,7 +180,9 @@ pub(crate) async fn listen(
         lock.operators().len(),
         lock.name(),
     )?;
-    let verifier = Check(network.map(|(_, forks)| BlsVerifier::new(forks, shares(&lock))));
+    let clock = network.as_ref().map(|(_, _, clock)| *clock);
+    let gate = move |duty: Duty| clock.map_or(Ok(()), |clock| clock.check(duty));
+    let verifier = Check(network.map(|(_, forks, _)| BlsVerifier::new(forks, shares(&lock))));
 
     let expected: Vec<PeerId> = match args.relay.is_empty() {
         true => args.peer.iter().map(|(peer, _)| *peer).collect(),
@@ -191,7 +193,7 @@ pub(crate) async fn listen(
         let (context, local) = (builder.p2p_context(), builder.local_peer_id());
         // Nothing is sent, so the handle goes.
         let (behaviour, _, received) =
-            pluto_parsigex::new(context, local, members, verifier, Budget::default());
+            pluto_parsigex::new(context, local, members, gate, verifier, Budget::default());
         Ok::<_, std::convert::Infallible>((behaviour, received))
     })?;
 
@@ -314,8 +316,8 @@ fn shares(lock: &Lock) -> impl Iterator<Item = (PubKey, Shares)> {
     })
 }
 
-/// The fork schedule of a public network, by its genesis fork version.
-pub(crate) fn network(genesis_version: [u8; 4]) -> Option<(&'static str, Forks)> {
+/// The fork schedule and the clock of a public network, by its genesis fork version.
+pub(crate) fn network(genesis_version: [u8; 4]) -> Option<(&'static str, Forks, Epochs)> {
     let mut networks = Network::BUILT_IN.into_iter();
     let network = networks.find(|it| it.genesis_version().0 == genesis_version)?;
     let Chain {
@@ -325,14 +327,20 @@ pub(crate) fn network(genesis_version: [u8; 4]) -> Option<(&'static str, Forks)>
     } = chain(network.name())?;
     let mut genesis_validators_root = [0; 32];
     hex::decode_to_slice(validators_root, &mut genesis_validators_root).ok()?;
+    let slots_per_epoch = NonZeroU64::new(32)?;
+    let clock = Epochs {
+        genesis: SystemTime::UNIX_EPOCH + Duration::from_secs(network.genesis_time_secs()),
+        slot_duration: network.slot_duration()?,
+        slots_per_epoch,
+    };
     let forks = Forks {
         genesis_version,
         genesis_validators_root,
         schedule,
         exit_version: network.capella_version().map(|it| it.0),
-        slots_per_epoch: NonZeroU64::new(32)?,
+        slots_per_epoch,
     };
-    Some((name, forks))
+    Some((name, forks, clock))
 }
 
 struct Chain {

@@ -24,6 +24,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::PollSender;
 
 use crate::{
+    gate::{Gate, GateError},
     members::{BindError, Members},
     verify::{Verifier, VerifyError, verify},
 };
@@ -83,6 +84,9 @@ pub enum Refusal {
     /// It cannot be read.
     #[error("the message cannot be read")]
     Decode(#[from] DecodeError),
+    /// The duty is none that is taken now.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// The sender may not send it.
     #[error(transparent)]
     Sender(#[from] BindError),
@@ -94,6 +98,7 @@ pub enum Refusal {
 /// The rules: see the module's documentation.
 pub struct Rules {
     members: Arc<Members>,
+    gate: Arc<dyn Gate>,
     verifier: Arc<dyn Verifier>,
     cores: Cores,
     inbound: Inbound,
@@ -106,12 +111,14 @@ pub struct Rules {
 impl Rules {
     pub(crate) fn new(
         members: Arc<Members>,
+        gate: Arc<dyn Gate>,
         verifier: Arc<dyn Verifier>,
         inbound: Inbound,
     ) -> (Self, mpsc::Receiver<Received>) {
         let (out, received) = mpsc::channel(MAX_DELIVERED);
         let rules = Self {
             members,
+            gate,
             verifier,
             cores: Cores::all(),
             inbound,
@@ -161,6 +168,7 @@ impl Core for Rules {
                     let check = check(
                         request,
                         self.members.clone(),
+                        self.gate.clone(),
                         self.verifier.clone(),
                         self.cores.clone(),
                     );
@@ -176,6 +184,7 @@ impl Core for Rules {
 async fn check(
     request: Request,
     members: Arc<Members>,
+    gate: Arc<dyn Gate>,
     verifier: Arc<dyn Verifier>,
     cores: Cores,
 ) -> Result<Received, Event> {
@@ -198,6 +207,8 @@ async fn check(
         .and_then(|decoded| decoded.map_err(Refusal::Decode))
         .map_err(|cause| refused(None, cause))?;
     let duty = message.duty;
+    gate.check(duty)
+        .map_err(|cause| refused(Some(duty), cause.into()))?;
     let mut share_idx = None;
     for (_, data) in message.set.iter() {
         let bound = members

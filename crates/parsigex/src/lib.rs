@@ -1,7 +1,8 @@
 //! Exchange of partial signatures.
 //!
 //! Spec: duties, section 3. Each node sends its partial signatures of a duty to all others, once;
-//! nobody answers. A node accepts from a peer only signatures under that peer's share index, only
+//! nobody answers. A node accepts from a peer only signatures for duties that its [`Gate`] lets
+//! through, only under that peer's share index, only
 //! over what is of the duty's slot or epoch, and only if each one verifies against the validator's
 //! public share: checked off the network task, in batches, on all cores.
 //!
@@ -9,6 +10,7 @@
 //! bounded queue of what was [`Received`].
 
 mod behaviour;
+mod gate;
 mod handle;
 mod members;
 mod verify;
@@ -24,6 +26,7 @@ use tokio::sync::mpsc;
 
 pub use self::{
     behaviour::{Behaviour, Event, MAX_CHECKS, MAX_DELIVERED, Received, Refusal, Rules},
+    gate::{AnyDuty, EPOCHS_AHEAD, Epochs, Gate, GateError},
     handle::{Handle, Outcome, SendError},
     members::{BindError, Members, MissingShareIdx},
     verify::{BlsVerifier, Unverified, Verifier, VerifyError},
@@ -38,11 +41,13 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long writing a message may take; Charon's value.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// Makes the parts of the exchange for the node `local`.
+/// Makes the parts of the exchange for the node `local`, which takes what `gate` lets through and
+/// `verifier` finds good.
 pub fn new(
     context: P2PContext,
     local: PeerId,
     members: Members,
+    gate: impl Gate,
     verifier: impl Verifier,
     budget: Budget,
 ) -> (Behaviour, Handle, mpsc::Receiver<Received>) {
@@ -57,7 +62,8 @@ pub fn new(
     };
     let members = Arc::new(members);
     let (exchange, sender, inbound) = exchange(context, budget, vec![protocol]);
-    let (rules, received) = Rules::new(members.clone(), Arc::new(verifier), inbound);
+    let (rules, received) =
+        Rules::new(members.clone(), Arc::new(gate), Arc::new(verifier), inbound);
     let handle = Handle::new(sender, members, local);
     (Feature::new(exchange, rules), handle, received)
 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt, future::join};
 use libp2p::PeerId;
 use pluto_core::{
-    DecodeError, Duty, ParSigEx, PubKey, ShareIdx,
+    DecodeError, Duty, ParSigEx, PubKey, ShareIdx, Slot,
     signed::{SignedRandao, When},
     threshold::{Partial, ThresholdStore},
 };
@@ -22,12 +22,13 @@ use pluto_p2p::{
     p2p_context::{View, WhyNotConnected},
 };
 use pluto_parsigex::{
-    BindError, Event, MAX_CHECKS, MAX_DELIVERED, Members, Refusal, SendError, VerifyError,
+    BindError, Event, GateError, MAX_CHECKS, MAX_DELIVERED, Members, Refusal, SendError,
+    VerifyError,
 };
 use pluto_testkit::{LIMIT, QUIC, RawPeer, TCP, TRANSPORTS, TestNode, config, within};
 use support::{
-    Cluster, Events, Node, SOON, broadcast, broadcast_to_all, message, parts, randao, receive,
-    share_idx,
+    Cluster, Events, Node, SOON, broadcast, broadcast_to_all, gated, message, parts, randao,
+    receive, share_idx,
 };
 use tokio::{sync::mpsc::error::TryRecvError, time::Instant};
 
@@ -321,6 +322,41 @@ async fn what_was_signed_for_another_epoch_does_not_count_for_a_duty() {
         good,
         "the first delivered"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn duties_that_nobody_can_have_yet_are_refused_with_their_sender() {
+    let cluster = Cluster::new::<2>(2, 1);
+    let newest = Slot(95);
+    let gate = move |duty: Duty| match duty.slot <= newest {
+        true => Ok(()),
+        false => Err(GateError::TooFarAhead { duty, newest }),
+    };
+    let (mut receiver, mut events) = TestNode::start_observed(
+        config(&cluster.keys[1], &[TCP]),
+        &cluster.ids(),
+        gated(cluster.members(), gate, cluster.verifier()),
+    )
+    .await;
+    let (sender, _events) = cluster.start_one(0, TCP).await;
+    sender.meets(&receiver);
+
+    for slot in [96, u64::MAX] {
+        let early = cluster.sign(0, slot);
+        broadcast_to_all(&sender, &early).await;
+
+        let (peer, duty, cause) = refused(&mut events).await;
+        assert_eq!((peer, duty), (sender.id(), Some(early.duty)));
+        let duty = early.duty;
+        assert_eq!(
+            cause,
+            Refusal::Gate(GateError::TooFarAhead { duty, newest })
+        );
+    }
+    let last = cluster.sign(0, 95);
+    broadcast_to_all(&sender, &last).await;
+    assert_eq!(receive(&mut receiver).await.message, last);
+    nothing_delivered(&mut receiver);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     error::Error,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use libp2p::{PeerId, swarm::NetworkBehaviour};
@@ -17,7 +17,7 @@ use pluto_core::{
 };
 use pluto_crypto::bls;
 use pluto_p2p::{Control, Node as P2PNode, NodeConfig, P2PContext, RelaySource, exchange::Budget};
-use pluto_parsigex::{BlsVerifier, Handle, Members, Received};
+use pluto_parsigex::{BlsVerifier, Epochs, Gate, GateError, Handle, Members, Received};
 use pluto_peerinfo::Local;
 use tokio::{
     sync::{mpsc, watch},
@@ -111,6 +111,7 @@ impl Node {
         config.relayed_only = entry.relayed_only;
         let members = Members::new(cluster.members.iter().map(|m| (m.peer, m.share_idx)));
         let verifier = BlsVerifier::new(cluster.forks.clone(), cluster.public_shares());
+        let gate = gate(&cluster, begun.clone());
         let (node, (handle, received)) = P2PNode::new(config, context.clone(), |builder| {
             let budget = Budget::default();
             let mut local = Local::new(cluster.hash.to_vec());
@@ -121,6 +122,7 @@ impl Node {
                 builder.p2p_context(),
                 builder.local_peer_id(),
                 members,
+                gate,
                 verifier,
                 budget,
             );
@@ -357,6 +359,27 @@ impl Duties {
     async fn failed(&self, slot: u64, what: Failure) {
         let node = self.index;
         let _ = self.reports.send(Report::Failed { node, slot, what }).await;
+    }
+}
+
+/// Lets through what the cluster signs, no further ahead than on a real chain.
+fn gate(cluster: &Cluster, begun: watch::Receiver<Option<Instant>>) -> impl Gate + use<> {
+    let (slot_duration, per_epoch) = (cluster.slot_duration, cluster.forks.slots_per_epoch);
+    move |duty: Duty| {
+        if duty.kind != DutyType::Randao {
+            return Err(GateError::NotOurs { duty });
+        }
+        let passed = begun
+            .borrow()
+            .map_or(Duration::ZERO, |genesis| genesis.elapsed());
+        // Genesis is anywhere on this clock.
+        let now = SystemTime::now();
+        let epochs = Epochs {
+            genesis: now - passed,
+            slot_duration,
+            slots_per_epoch: per_epoch,
+        };
+        epochs.check(duty)
     }
 }
 

@@ -16,7 +16,9 @@ use pluto_core::{
 };
 use pluto_crypto::bls;
 use pluto_p2p::{NodeBuilder, exchange::Budget};
-use pluto_parsigex::{Behaviour, BlsVerifier, Event, Handle, Members, Outcome, Received, Verifier};
+use pluto_parsigex::{
+    AnyDuty, Behaviour, BlsVerifier, Event, Gate, Handle, Members, Outcome, Received, Verifier,
+};
 use pluto_testkit::{LIMIT, TestNode, config, ids, keys, within};
 use tokio::{sync::mpsc, time::Instant};
 
@@ -156,11 +158,21 @@ pub(crate) fn parts(
     members: Members,
     verifier: impl Verifier,
 ) -> impl FnOnce(&NodeBuilder<'_>) -> (Behaviour, Parts) {
+    gated(members, AnyDuty, verifier)
+}
+
+/// Builds the exchange of a node that does not take every duty.
+pub(crate) fn gated(
+    members: Members,
+    gate: impl Gate,
+    verifier: impl Verifier,
+) -> impl FnOnce(&NodeBuilder<'_>) -> (Behaviour, Parts) {
     |builder| {
         let (behaviour, handle, received) = pluto_parsigex::new(
             builder.p2p_context(),
             builder.local_peer_id(),
             members,
+            gate,
             verifier,
             Budget::default(),
         );
