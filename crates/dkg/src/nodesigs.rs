@@ -10,7 +10,8 @@
 //!
 //! Charon drops a signature that comes more than 60 s before it knows the lock hash, and waits for
 //! ever for one that does not come; ours are kept, and the wait has a deadline that names who is
-//! missing. A message for somebody else's place is refused before it is signed.
+//! missing. It lets every operator leave its signature out; here only
+//! [who is known to leave](NodeSignatures::with_leaving) may. A message for somebody else's place is refused before it is signed.
 
 #[cfg(test)]
 mod tests;
@@ -85,6 +86,12 @@ pub enum NodeSignaturesError {
         #[source]
         source: SignatureError,
     },
+    /// A peer says that it leaves, and nobody said that it does: the lock would lack its signature.
+    #[error("peer {peer} did not sign the lock, as if it left the cluster")]
+    NotSigned {
+        /// The peer.
+        peer: PeerId,
+    },
     /// Not all came in time.
     #[error("no node signature came from {}", missing.iter().map(|it| format!("peer {it}")).collect::<Vec<_>>().join(", "))]
     Missing {
@@ -104,6 +111,7 @@ pub enum NodeSignaturesError {
 pub struct NodeSignatures {
     component: Component,
     received: mpsc::Receiver<Delivered<pb::MsgNodeSig>>,
+    leaving: Vec<PeerId>,
 }
 
 impl NodeSignatures {
@@ -115,13 +123,22 @@ impl NodeSignatures {
         Ok(Self {
             component,
             received,
+            leaving: Vec::new(),
         })
+    }
+
+    /// Names who leaves the cluster in this ceremony. Only they may go without a signature; nobody
+    /// may where nobody is named, as in a ceremony that makes a cluster.
+    #[must_use]
+    pub fn with_leaving(mut self, peers: impl IntoIterator<Item = PeerId>) -> Self {
+        self.leaving.extend(peers);
+        self
     }
 
     /// Broadcasts ours and waits for those of all others, until `by` at the latest.
     ///
-    /// What comes out is in operator order, as it was received; `None` is who has no signature. For
-    /// a node that leaves nobody has one.
+    /// What comes out is in operator order, as it was received; `None` is who leaves and has no
+    /// signature. For a node that leaves nobody has one.
     pub async fn exchange(
         self,
         own: Own,
@@ -130,6 +147,7 @@ impl NodeSignatures {
         let Self {
             component,
             mut received,
+            leaving,
         } = self;
         let peers: Vec<_> = component.peers().collect();
         let mut signatures = vec![None; peers.len()];
@@ -154,6 +172,10 @@ impl NodeSignatures {
                 };
                 let signature = read_from(key, own, &message)
                     .map_err(|source| NodeSignaturesError::Bad { peer, source })?;
+                let may_lack = own == Own::Leave || leaving.contains(&peer);
+                if signature.is_none() && !may_lack {
+                    return Err(NodeSignaturesError::NotSigned { peer });
+                }
                 signatures[idx.as_usize()] = signature;
                 come[idx.as_usize()] = true;
             }

@@ -10,6 +10,7 @@ mod support;
 use std::time::Duration;
 
 use futures::future::join_all;
+use libp2p::PeerId;
 use pluto_dkg::nodesigs::{NodeSignatures, NodeSignaturesError, Own};
 use pluto_testkit::{LIMIT, TCP, within};
 use support::{Node, cluster, secret};
@@ -34,11 +35,33 @@ async fn all_get_the_signatures_of_all_in_operator_order() {
 async fn who_leaves_has_no_signature_and_sees_none() {
     let nodes = cluster(3, TCP, |_, config| config).await;
     let sign = Own::Sign(LOCK_HASH);
-    let mut outcomes = exchange(&nodes, &[sign, Own::Leave, sign], LIMIT).await;
+    let leaving = [nodes[1].id()];
+    let own = [sign, Own::Leave, sign];
+    let mut outcomes = exchange_without(&nodes, &leaving, &own, LIMIT).await;
     assert_eq!(outcomes.remove(1).unwrap(), [None; 3]);
     for outcome in outcomes {
         let signed: Vec<_> = outcome.unwrap().iter().map(Option::is_some).collect();
         assert_eq!(signed, [true, false, true]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_sign_and_does_not_leave_is_named() {
+    let sign = Own::Sign(LOCK_HASH);
+    for another_leaves in [false, true] {
+        let nodes = cluster(3, TCP, |_, config| config).await;
+        // Which excuses nobody else.
+        let leaving = if another_leaves { &nodes[..1] } else { &[] };
+        let leaving: Vec<_> = leaving.iter().map(Node::id).collect();
+        let own = [sign, Own::Leave, sign];
+        let mut outcomes = exchange_without(&nodes, &leaving, &own, LIMIT).await;
+        outcomes.remove(1).unwrap();
+        for outcome in outcomes {
+            let Err(NodeSignaturesError::NotSigned { peer }) = outcome else {
+                panic!("{outcome:?}")
+            };
+            assert_eq!(peer, nodes[1].id());
+        }
     }
 }
 
@@ -97,8 +120,21 @@ fn register(node: &Node) -> NodeSignatures {
 }
 
 async fn exchange(nodes: &[Node], own: &[Own], limit: Duration) -> Vec<Outcome> {
+    exchange_without(nodes, &[], own, limit).await
+}
+
+/// As [`exchange`], in a ceremony that these leave.
+async fn exchange_without(
+    nodes: &[Node],
+    leaving: &[PeerId],
+    own: &[Own],
+    limit: Duration,
+) -> Vec<Outcome> {
     let by = Instant::now() + limit;
-    let registered: Vec<_> = nodes.iter().map(register).collect();
+    let registered: Vec<_> = nodes
+        .iter()
+        .map(|node| register(node).with_leaving(leaving.iter().copied()))
+        .collect();
     let all = registered.into_iter().zip(own);
     within(join_all(all.map(|(it, own)| it.exchange(*own, by)))).await
 }
