@@ -319,7 +319,7 @@ impl Component {
         let prepare = move || {
             let digest = shared.digest(id, &any);
             let mut ledger = shared.ledger();
-            let said = ledger.on_request(shared.local, id, digest, &any.value);
+            let said = ledger.on_own(shared.local, id, digest, &any.value);
             drop(ledger);
             said.map_err(|_| BroadcastError::AlreadySaid { id })?;
             let hash = match generation {

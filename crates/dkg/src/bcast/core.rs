@@ -12,7 +12,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use pluto_core::PeerIdx;
@@ -106,18 +106,7 @@ impl Ledger {
         digest: Digest,
         value: &[u8],
     ) -> Result<(), Contradiction> {
-        let said = match self.said.entry((peer, id)) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(Said {
-                    first: Statement::new(digest, value),
-                    signed: None,
-                    delivered: false,
-                    second: None,
-                });
-                return Ok(());
-            }
-            Entry::Occupied(occupied) => occupied.into_mut(),
-        };
+        let said = self.first(peer, id, digest, value);
         if said.first.digest == digest {
             return Ok(());
         }
@@ -126,6 +115,32 @@ impl Ledger {
             said.second = Some(Statement::new(digest, value));
         }
         Err(Contradiction { is_new })
+    }
+
+    /// We want to broadcast something ourselves. Something else than before is refused and not
+    /// remembered: it was told to nobody, so that nobody has evidence against us.
+    pub fn on_own(
+        &mut self,
+        local: PeerIdx,
+        id: MessageId,
+        digest: Digest,
+        value: &[u8],
+    ) -> Result<(), Contradiction> {
+        if self.first(local, id, digest, value).first.digest == digest {
+            Ok(())
+        } else {
+            Err(Contradiction { is_new: false })
+        }
+    }
+
+    /// What was said first, which is this if nothing was.
+    fn first(&mut self, peer: PeerIdx, id: MessageId, digest: Digest, value: &[u8]) -> &mut Said {
+        self.said.entry((peer, id)).or_insert_with(|| Said {
+            first: Statement::new(digest, value),
+            signed: None,
+            delivered: false,
+            second: None,
+        })
     }
 
     /// We signed a hash for what the peer said.

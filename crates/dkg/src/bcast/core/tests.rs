@@ -27,6 +27,18 @@ fn the_same_may_be_signed_again_and_nothing_else() {
 }
 
 #[test]
+fn what_we_did_not_say_is_no_evidence_against_us() {
+    let mut ledger = Ledger::default();
+    assert_eq!(ledger.on_own(peer(0), ID, [7; 32], b"seven"), Ok(()));
+    let refused = Err(Contradiction { is_new: false });
+    assert_eq!(ledger.on_own(peer(0), ID, [8; 32], b"eight"), refused);
+    assert_eq!(ledger.on_own(peer(0), ID, [7; 32], b"seven"), Ok(()));
+    assert_eq!(ledger.on_own(peer(0), OTHER, [8; 32], b"eight"), Ok(()));
+
+    assert_eq!(ledger.equivocations().count(), 0);
+}
+
+#[test]
 fn our_signature_is_remembered_for_its_hash_only() {
     let mut ledger = Ledger::default();
     ledger.on_signed(peer(1), ID, [7; 32], [1; 65]);
