@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, time::timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -24,7 +24,9 @@ pub struct Client {
 /// What the others tell this node. Cheap to clone.
 ///
 /// Every wait ends when the ceremony does, with its reason, and when its token is cancelled; it may be
-/// dropped at any await and nothing is lost.
+/// dropped at any await and nothing is lost. At the end of the ceremony it first waits, for a second at
+/// the latest, until all who are there have been told: whoever got the reason may drop the node, and no
+/// other operator waits for ever.
 #[derive(Debug, Clone)]
 pub struct Server {
     shared: Arc<Shared>,
@@ -56,13 +58,23 @@ impl Client {
     pub fn fail(&self, text: &str) -> impl Future<Output = ()> + Send + use<> {
         let text = tame(text, MAX_TEXT);
         self.shared.with(|core| core.end(Reason::Ours { text }));
-        let mut progress = self.shared.progress.subscribe();
-        async move {
-            let told = progress.wait_for(|progress| progress.all_know_end());
-            // Who does not ask in time is not there.
-            let _ = timeout(FAREWELL, told).await;
-        }
+        let shared = self.shared.clone();
+        async move { farewell(&shared).await }
     }
+}
+
+/// Waits until all who are there know why the ceremony ended, or have had their time.
+async fn farewell(shared: &Shared) {
+    let Some(ended) = shared.ended_at() else {
+        return;
+    };
+    let mut progress = shared.progress.subscribe();
+    let told = progress.wait_for(|progress| {
+        // Without a node nobody can be told.
+        matches!(progress.ended, Some(Reason::NodeGone { .. })) || progress.all_know_end()
+    });
+    // Who does not ask in time is not there.
+    let _ = timeout_at(ended + FAREWELL, told).await;
 }
 
 impl Server {
@@ -96,12 +108,17 @@ impl Server {
             .await
     }
 
-    /// Waits until the ceremony ends early, and gives the reason.
+    /// Waits until the ceremony ends early and all others have been told, and gives the reason.
+    /// [`changes`](Self::changes) and [`News::Ended`](super::News::Ended) tell it at once.
     pub async fn ended(&self) -> Reason {
         let mut progress = self.shared.progress.subscribe();
         let ended = progress.wait_for(|progress| progress.ended.is_some()).await;
         let ended = ended.ok().and_then(|progress| progress.ended.clone());
-        ended.unwrap_or_else(|| self.gone())
+        let Some(reason) = ended else {
+            return self.gone();
+        };
+        farewell(&self.shared).await;
+        reason
     }
 
     /// How it stands.
@@ -126,6 +143,7 @@ impl Server {
                 return Ok(found);
             }
             if let Some(reason) = &progress.ended {
+                token.run_until_cancelled(farewell(&self.shared)).await;
                 return Err(reason.clone().into());
             }
             tokio::select! {

@@ -7,7 +7,7 @@
 //!   handler, in a stream under negotiation, in a command that its connection did not live to see.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Instant,
 };
 
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) tell: watch::Sender<Tell>,
     pub(crate) progress: watch::Sender<Arc<Progress>>,
     pub(crate) waker: AtomicWaker,
+    /// When the ceremony ended.
+    ended: OnceLock<tokio::time::Instant>,
     pub(crate) definition_hash: [u8; 32],
     pub(crate) fixed: Fixed,
 }
@@ -44,6 +46,7 @@ impl Shared {
             progress: watch::Sender::new(Arc::new(core.progress())),
             inner: Mutex::new(Inner { core, alarm: None }),
             waker: AtomicWaker::new(),
+            ended: OnceLock::new(),
             definition_hash,
             fixed,
         })
@@ -60,6 +63,9 @@ impl Shared {
             modified
         });
         if let Some(progress) = inner.core.take_progress() {
+            if progress.ended.is_some() {
+                self.ended.get_or_init(tokio::time::Instant::now);
+            }
             self.progress.send_replace(Arc::new(progress));
         }
         let earlier = match (inner.core.next_deadline(), inner.alarm) {
@@ -72,6 +78,11 @@ impl Shared {
             self.waker.wake();
         }
         result
+    }
+
+    /// When the ceremony ended, if it has.
+    pub(crate) fn ended_at(&self) -> Option<tokio::time::Instant> {
+        self.ended.get().copied()
     }
 
     /// When the behaviour is to wake by itself. It remembers that.
