@@ -18,7 +18,7 @@ use pluto_dkg::sync::{
 };
 use pluto_p2p::NodeConfig;
 use pluto_testkit::{
-    Link, RawPeer, TCP, TestNode, TestRelay, config, ids, introduce, keys, logs, within,
+    LIMIT, Link, RawPeer, TCP, TestNode, TestRelay, config, ids, introduce, keys, logs, within,
 };
 use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -266,6 +266,49 @@ async fn who_ends_the_ceremony_is_heard_by_all() {
     }
     let ours = nodes[0].handle.server.ended().await;
     assert_eq!(ours.to_string(), "the disk is full");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_ends_by_itself_has_told_the_others_when_its_wait_is_over() {
+    let keys = keys::<3>();
+    let all = ids(&keys);
+    let mut nodes = Vec::new();
+    // The first is the first to give the third up; the second would wait for much longer.
+    for (key, grace) in keys.iter().zip([Duration::ZERO, 10 * LIMIT, LIMIT]) {
+        let patient = |config: Config| config.with_peer_grace(grace).with_silence(10 * LIMIT);
+        nodes.push(member(config(key, &[TCP]), &all, patient).await.0);
+    }
+    introduce(&nodes);
+    connected(&nodes).await;
+    barrier(&nodes, 1).await;
+    nodes.remove(2).stop().await;
+
+    let token = CancellationToken::new();
+    let ended = within(nodes[0].handle.server.wait_step(Step(2), &token)).await;
+    let WaitError::Ended(reason @ Reason::Lost { .. }) = ended.unwrap_err() else {
+        panic!("not lost");
+    };
+    // It goes at once.
+    let first = nodes.remove(0);
+    first.task.abort();
+    drop(first);
+
+    let told = within(nodes[0].handle.server.ended()).await;
+    let Reason::Told { text, .. } = told else {
+        panic!("{told:?}");
+    };
+    assert_eq!(text, reason.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_operator_goes_through_a_ceremony() {
+    let (nodes, _events) = cluster::<1>().await;
+    for step in 1..=3 {
+        barrier(&nodes, step).await;
+    }
+    nodes[0].handle.client.shutdown();
+    all_shut_down(&nodes).await;
+    end_well(nodes).await;
 }
 
 /// Three nodes; the first reaches the third through a link only, and nobody dials otherwise.

@@ -349,6 +349,8 @@ impl Core {
         if let Some(version) = core.rules.version {
             core.agree(version);
         }
+        // Who is alone waits for nobody's identify.
+        core.decide();
         for at in 0..core.peers.len() {
             core.actions.push_back(Action::Want(core.peers[at].id));
         }
@@ -410,6 +412,7 @@ impl Core {
         peer.lost = None;
         peer.refused = None;
         peer.absent = None;
+        peer.last_failure = None;
         peer.next_want = None;
         if let Claim::Resting { .. } = peer.claim {
             peer.claim = Claim::Free;

@@ -523,6 +523,44 @@ fn a_silent_peer_is_asked_for_shown_and_in_the_end_given_up() {
 }
 
 #[test]
+fn what_became_of_dials_before_it_was_back_is_no_cause_of_a_later_silence() {
+    let t0 = Instant::now();
+    let (mut core, [peer]) = met(t0);
+    core.set_step(Step(1), t0);
+    say(&mut core, peer, 1, 1, t0);
+    core.on_closed(peer, connection(0), t0);
+    core.on_dial_failed(peer, t0, &FailureCause::TimedOut, t0);
+    core.on_connected(peer, connection(7), DIRECT);
+
+    core.on_time(t0 + SILENCE);
+
+    let after = SILENCE;
+    let step = Step(1);
+    assert_eq!(
+        core.progress().ended,
+        Some(Reason::Silent {
+            peer,
+            step,
+            after,
+            cause: None,
+        })
+    );
+}
+
+#[test]
+fn a_single_operator_waits_for_nobody() {
+    let mut core = Core::new(rules(None), []);
+    let progress = core.progress();
+    assert_eq!(progress.version, Some(CharonVersion::NEWEST));
+    assert!(progress.all_connected() && progress.all_at(Step(0)));
+    assert!(progress.agreement().is_some());
+    core.set_step(Step(1), Instant::now());
+    core.set_shutdown();
+    let progress = core.progress();
+    assert!(progress.all_at(Step(1)) && progress.all_shut());
+}
+
+#[test]
 fn every_ending_of_the_stream_gives_the_claim_back() {
     let t0 = Instant::now();
     let later = t0 + Duration::from_secs(1);
