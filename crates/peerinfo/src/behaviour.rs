@@ -3,14 +3,15 @@
 //! - **Owner:** [`Rules`] has one question per peer under way at most, and what was said of each
 //!   connected peer last.
 //! - **Wake-ups:** connections, the exchange's inbound channel, answers, one interval.
-//! - **Bounds:** one question per connected peer; what is kept of a peer goes with its last
-//!   connection.
+//! - **Bounds:** one question per peer, which ends [`TIMEOUT`] after it began at the latest; what is
+//!   kept of a peer besides goes with its last connection.
 //! - **Second connection:** changes nothing; a peer is asked, not a connection.
-//! - **Disconnect:** a question under way is repeated on another connection or ends at its time-out.
+//! - **Disconnect:** a question under way is repeated on another connection or ends at its time-out;
+//!   a peer that comes and goes is not asked again meanwhile.
 //! - **Cancellation:** dropping the behaviour drops all questions.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     task::{Context, Poll},
     time::{Duration, SystemTime},
 };
@@ -95,12 +96,13 @@ pub struct Rules {
     inbound: Inbound,
     tick: Option<Interval>,
     questions: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// Who is being asked, connected or not: a question outlives connections.
+    asking: BTreeSet<PeerId>,
     connected: BTreeMap<PeerId, Peer>,
 }
 
 #[derive(Default)]
 struct Peer {
-    asking: bool,
     /// What was logged last, so that it is not said each minute.
     said: Option<(String, String, Vec<Finding>)>,
 }
@@ -124,6 +126,7 @@ impl Rules {
             inbound,
             tick: None,
             questions: FuturesUnordered::new(),
+            asking: BTreeSet::new(),
             connected: BTreeMap::new(),
         }
     }
@@ -135,14 +138,9 @@ impl Rules {
     }
 
     fn ask(&mut self, peer: PeerId) {
-        let is_asked = self.is_asked(&peer);
-        let Some(state) = self.connected.get_mut(&peer) else {
-            return;
-        };
-        if state.asking || !is_asked {
+        if !self.is_asked(&peer) || !self.asking.insert(peer) {
             return;
         }
-        state.asking = true;
         let frame = self.local.question(SystemTime::now());
         let call = self
             .exchange
@@ -157,9 +155,7 @@ impl Rules {
     }
 
     fn on_answer(&mut self, peer: PeerId, result: Result<Done, AskError>) -> Event {
-        if let Some(state) = self.connected.get_mut(&peer) {
-            state.asking = false;
-        }
+        self.asking.remove(&peer);
         let heard = result.and_then(|done| {
             let info =
                 Info::decode(&done.body).map_err(|source| AskError::Info { peer, source })?;
@@ -263,5 +259,61 @@ impl Core for Rules {
             Poll::Ready(Some((peer, result))) => Poll::Ready(self.on_answer(peer, result)),
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::{
+        Multiaddr,
+        core::{ConnectedPoint, Endpoint, transport::PortUse},
+        swarm::{ConnectionClosed, ConnectionId, behaviour::ConnectionEstablished},
+    };
+    use pluto_p2p::exchange::{Budget, exchange};
+
+    use super::*;
+
+    #[test]
+    fn a_peer_that_comes_and_goes_is_asked_once() {
+        let context = P2PContext::default();
+        let (_exchange, handle, inbound) =
+            exchange(context.clone(), Budget::default(), vec![crate::protocol()]);
+        let config = crate::Config::new(Local::new(vec![7; 32]));
+        let mut rules = Rules::new(context, config, handle, inbound);
+        let peer_id = PeerId::random();
+        let endpoint = ConnectedPoint::Dialer {
+            address: Multiaddr::empty(),
+            role_override: Endpoint::Dialer,
+            port_use: PortUse::New,
+        };
+        let comes = |rules: &mut Rules, number| {
+            rules.on_swarm_event(&FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id,
+                connection_id: ConnectionId::new_unchecked(number),
+                endpoint: &endpoint,
+                failed_addresses: &[],
+                other_established: 0,
+            }));
+        };
+
+        for number in 0..3 {
+            comes(&mut rules, number);
+            assert_eq!(rules.questions.len(), 1);
+            rules.on_swarm_event(&FromSwarm::ConnectionClosed(ConnectionClosed {
+                peer_id,
+                connection_id: ConnectionId::new_unchecked(number),
+                endpoint: &endpoint,
+                cause: None,
+                remaining_established: 0,
+            }));
+        }
+        let closed = Err(exchange::Error::Closed.into());
+        assert!(matches!(
+            rules.on_answer(peer_id, closed),
+            Event::Failed { .. }
+        ));
+
+        comes(&mut rules, 3);
+        assert_eq!(rules.questions.len(), 2, "asked again once it is over");
     }
 }

@@ -70,17 +70,20 @@ impl Config {
 /// Makes the behaviour. In a swarm that feeds no context, `P2PContext::default()` will do: then
 /// every connected peer is asked, not only the members of a cluster.
 pub fn new(context: P2PContext, config: Config) -> Behaviour {
-    let protocol = Protocol {
+    let (exchange, handle, inbound) =
+        exchange(context.clone(), config.budget.clone(), vec![protocol()]);
+    Feature::new(exchange, Rules::new(context, config, handle, inbound))
+}
+
+fn protocol() -> Protocol {
+    Protocol {
         ids: vec![PROTOCOL],
         shape: Shape::RequestResponse,
         repeat: Repeat::Safe,
         max_frame: MAX_FRAME,
         read_timeout: READ_TIMEOUT,
         write_timeout: WRITE_TIMEOUT,
-    };
-    let (exchange, handle, inbound) =
-        exchange(context.clone(), config.budget.clone(), vec![protocol]);
-    Feature::new(exchange, Rules::new(context, config, handle, inbound))
+    }
 }
 
 /// The messages on the wire.
