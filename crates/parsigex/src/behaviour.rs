@@ -4,7 +4,8 @@
 //! - **Wake-ups:** the exchange's inbound channel, finished checks, room in the subscriber's queue.
 //! - **Bounds:** [`MAX_CHECKS`] messages are checked at once, on as many threads as there are cores;
 //!   [`MAX_DELIVERED`] wait for the subscriber. At both bounds nothing more is taken from the
-//!   exchange, which in turn stops reading: nothing is dropped.
+//!   exchange, which in turn stops reading. What is read and not taken within
+//!   [`READ_TIMEOUT`](crate::READ_TIMEOUT) is refused, and told as [`Event::Rejected`].
 //! - **Disconnect:** what has arrived is still checked and delivered.
 //! - **Cancellation:** dropping the behaviour drops what is unchecked; a check that runs on a thread
 //!   ends by itself within milliseconds.
