@@ -46,7 +46,7 @@ use self::component::{Limits, Shared};
 pub(crate) use self::wire::verify;
 pub use self::{
     agree::Serves,
-    behaviour::{Behaviour, Event, MAX_SERVED, Rules},
+    behaviour::{Behaviour, Event, MAX_SERVED, Rules, TURNS},
     component::Component,
     core::{Contradiction, Equivocation, NotCollected, Phase, Statement},
     error::{AgreeError, BroadcastError, Cause, ConfigError, Failure, Refusal},

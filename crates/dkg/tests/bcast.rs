@@ -7,12 +7,14 @@
 
 mod support;
 
+use std::{convert::identity, time::Duration};
+
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, future::join_all};
 use libp2p::{PeerId, Stream, identity::Keypair};
 use libp2p_stream::IncomingStreams;
 use pluto_dkg::bcast::{
     AgreeError, BroadcastError, Cause, Config, ConfigError, Event, Failure, Generation, Phase,
-    Refusal, RegisterError, SignatureError,
+    Refusal, RegisterError, SignatureError, TURNS,
 };
 use pluto_p2p::{
     exchange::{self, Rejected, Rejection, Step},
@@ -24,6 +26,7 @@ use support::{
     Hand, ID, MSG, Node, Note, SESSION, SIG, any, cluster, delivery, hasty, meet, note, secret,
     sig_request, sign, signed,
 };
+use tokio::{sync::mpsc, time::Instant};
 
 /// Whether a refusal is the one that is expected.
 type Fits = fn(&Refusal) -> bool;
@@ -280,6 +283,64 @@ async fn the_same_is_signed_again_and_something_else_is_evidence() {
         }
     }
     assert_eq!(hands[0].collects(node.id(), &first).await.unwrap(), once);
+}
+
+/// The id of what is checked slowly.
+const SLOW: &str = "/test/slow";
+
+/// Registers a check that takes its time with all but `quick`, and tells of each it has made.
+fn check_slowly(node: &Node) -> mpsc::Receiver<()> {
+    let (made, checks) = mpsc::channel(64);
+    let check = move |_, _, note: &Note| {
+        if note.text != "quick" {
+            std::thread::sleep(Duration::from_millis(100));
+            made.try_send(()).unwrap();
+        }
+        Ok(())
+    };
+    drop(node.test.handle.register(SLOW, check).unwrap());
+    checks
+}
+
+fn ask_slowly(hand: &Hand, node: &Node, text: &str) -> exchange::Call {
+    let request = support::SigRequest {
+        id: SLOW.to_owned(),
+        message: Some(any(&note(text))),
+    };
+    let by = Instant::now() + LIMIT;
+    let (handle, frame) = (&hand.test.handle, proto::Frame::encode(&request));
+    handle.call(node.id(), SIG, frame, by).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_requests_of_one_peer_do_not_queue_before_anothers() {
+    const MANY: usize = 12;
+    let (node, [slow, quick]) = with_hands(identity).await;
+    let mut checks = check_slowly(&node);
+
+    let calls: Vec<_> = (0..MANY)
+        .map(|nth| ask_slowly(&slow, &node, &format!("slow {nth}")))
+        .collect();
+    within(checks.recv()).await.unwrap();
+    within(ask_slowly(&quick, &node, "quick")).await.unwrap();
+
+    // The first is counted above.
+    let made = 1 + checks.len();
+    assert!(made < MANY - TURNS, "{made} of {MANY} came first");
+    drop(calls);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repetition_is_signed_without_a_check() {
+    let (node, [hand]) = with_hands(identity).await;
+    let mut checks = check_slowly(&node);
+    within(ask_slowly(&hand, &node, "slow")).await.unwrap();
+    within(checks.recv()).await.unwrap();
+
+    for _ in 0..3 {
+        within(ask_slowly(&hand, &node, "slow")).await.unwrap();
+    }
+    assert!(checks.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,9 @@
 //!
 //! - **Owner:** [`Rules`] holds each request from its arrival until it is answered or refused.
 //! - **Wake-ups:** the exchange's inbound channel, finished work.
-//! - **Bounds:** [`MAX_SERVED`] requests of one peer are being served at once, on as many threads as
-//!   there are cores; further ones of that peer are refused, and the others do not wait for it.
+//! - **Bounds:** [`MAX_SERVED`] requests of one peer are held; further ones of that peer are refused.
+//!   [`TURNS`] of them are worked on at once, on as many threads as there are cores, so that others wait
+//!   for that many of a peer whose requests are slow. What was signed already is not checked again.
 //! - **Disconnect:** what has arrived is still served; the same request may come on another
 //!   connection and is answered again.
 //! - **Cancellation:** dropping the behaviour ends every broadcast and every subscriber's stream.
@@ -22,7 +23,7 @@ use pluto_p2p::{
     proto::Frame,
 };
 use prost_types::Any;
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     MSG, MessageId, Refusal, SIG,
@@ -35,6 +36,9 @@ use super::{
 /// Requests of one peer that are served at once: each id collected and delivered, and that many
 /// repetitions.
 pub const MAX_SERVED: usize = 4 * MAX_IDS;
+
+/// Requests of one peer that are worked on at once. An honest peer has hardly more under way.
+pub const TURNS: usize = 2;
 
 /// The behaviour.
 pub type Behaviour = Feature<Rules>;
@@ -78,8 +82,23 @@ pub struct Rules {
     shared: Arc<Shared>,
     inbound: Inbound,
     serving: JoinSet<(PeerId, Option<Event>)>,
-    /// Requests being served, per member.
-    places: BTreeMap<PeerId, usize>,
+    places: BTreeMap<PeerId, Places>,
+}
+
+/// The requests of one member.
+struct Places {
+    /// How many there are.
+    taken: usize,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            taken: 0,
+            turns: Arc::new(Semaphore::new(TURNS)),
+        }
+    }
 }
 
 impl Rules {
@@ -98,15 +117,19 @@ impl Rules {
         let cause = match self.shared.member(&peer) {
             None => Refusal::NotAMember,
             Some(member) => {
-                let place = self.places.entry(peer).or_default();
-                if *place < MAX_SERVED {
-                    *place += 1;
+                let places = self.places.entry(peer).or_default();
+                if places.taken < MAX_SERVED {
+                    places.taken += 1;
                     let sender = Sender {
                         peer,
                         idx: member.idx,
                     };
-                    let shared = self.shared.clone();
-                    self.serving.spawn(serve(request, sender, shared));
+                    let (shared, turns) = (self.shared.clone(), places.turns.clone());
+                    self.serving.spawn(async move {
+                        // Never closed; without it there would be no turn to give back.
+                        let _turn = turns.acquire().await;
+                        serve(request, sender, shared).await
+                    });
                     return None;
                 }
                 Refusal::Busy
@@ -136,8 +159,8 @@ impl Core for Rules {
             // 1. What was served.
             match self.serving.poll_join_next(cx) {
                 Poll::Ready(Some(Ok((peer, event)))) => {
-                    if let Some(place) = self.places.get_mut(&peer) {
-                        *place -= 1;
+                    if let Some(places) = self.places.get_mut(&peer) {
+                        places.taken -= 1;
                     }
                     match event {
                         Some(event) => return Poll::Ready(event),
@@ -250,11 +273,16 @@ fn sign_for(
 ) -> Result<Frame, Refusal> {
     let id = registered.id;
     check_type(registered, any)?;
-    registered.check(sender, &any.value)?;
     let digest = shared.digest(id, any);
     let hash = hash(shared, generation, id, any, digest);
+    // A repetition was checked before.
+    if let Some(signature) = shared.ledger().signature(sender.idx, id, &hash) {
+        return Ok(wire::sig_response(id, signature));
+    }
+    registered.check(sender, &any.value)?;
     let mut ledger = shared.ledger();
     ledger.on_request(sender.idx, id, digest, &any.value)?;
+    // It may have come twice at once.
     let signed = ledger.signature(sender.idx, id, &hash);
     drop(ledger);
     let signature = signed.unwrap_or_else(|| {
