@@ -7,6 +7,7 @@
 
 use std::{
     env, fs,
+    io::{self, Write as _},
     path::PathBuf,
     time::{Duration, Instant, UNIX_EPOCH},
 };
@@ -277,7 +278,9 @@ fn suite(name: &str) -> Option<Value> {
     match fs::read(&path) {
         Ok(bytes) => Some(serde_json::from_slice(&bytes).unwrap()),
         Err(error) => {
-            eprintln!(
+            // Not through `eprintln`, which the test harness would swallow.
+            let _ = writeln!(
+                io::stderr(),
                 "skipped, because {} cannot be read: {error}",
                 path.display()
             );
