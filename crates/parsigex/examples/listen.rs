@@ -265,6 +265,7 @@ fn note(notes: &mut impl Write, event: &Event) -> io::Result<()> {
             }
             writeln!(notes)
         }
+        Event::Unchecked { peer, .. } => writeln!(notes, "not checked: a message from {peer}"),
         Event::Rejected(Rejected { peer, cause, .. }) => {
             writeln!(notes, "not read: from {peer}: {cause}")
         }

@@ -68,6 +68,16 @@ pub enum Event {
         /// Why.
         cause: Refusal,
     },
+    /// A message was not checked, and nothing of it delivered: the verifier panicked, or the node is
+    /// shutting down. The sender is not to blame.
+    Unchecked {
+        /// The authenticated sender.
+        peer: PeerId,
+        /// The connection it came on.
+        connection: ConnectionId,
+        /// The duty, if that much was read.
+        duty: Option<Duty>,
+    },
     /// A stream came to nothing before there was a message.
     Rejected(Rejected),
 }
@@ -199,14 +209,21 @@ async fn check(
             cause,
         }
     };
+    let unchecked = |duty| {
+        tracing::warn!(%peer, %connection, ?duty, "partial signatures not checked");
+        Event::Unchecked {
+            peer,
+            connection,
+            duty,
+        }
+    };
     // The request is kept until its message is checked: its bytes count until then.
     let body = request.body.clone();
     let message = cores
         .run_sized(body.len(), move || ParSigEx::decode(&body))
         .await
-        .ok_or(Refusal::Verify(VerifyError::Interrupted))
-        .and_then(|decoded| decoded.map_err(Refusal::Decode))
-        .map_err(|cause| refused(None, cause))?;
+        .ok_or_else(|| unchecked(None))?
+        .map_err(|cause| refused(None, cause.into()))?;
     let duty = message.duty;
     gate.check(duty)
         .map_err(|cause| refused(Some(duty), cause.into()))?;
@@ -219,6 +236,7 @@ async fn check(
     }
     let partials = verify(&cores, verifier, duty, &message.set)
         .await
+        .ok_or_else(|| unchecked(Some(duty)))?
         .map_err(|cause| refused(Some(duty), cause.into()))?;
     match share_idx {
         Some(share_idx) => Ok(Received {

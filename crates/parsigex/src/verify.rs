@@ -78,9 +78,6 @@ pub enum VerifyError {
         /// The validators, at least one.
         pubkeys: Vec<PubKey>,
     },
-    /// The check itself ended early: the node is shutting down.
-    #[error("the check was interrupted")]
-    Interrupted,
 }
 
 /// Checks partial signatures. Called on worker threads, with parts of a set.
@@ -198,13 +195,13 @@ impl BlsVerifier {
 
 /// Checks a set, spread over the cores; gives what the verifier read, in the order of the set. All
 /// its bad signatures are named, whichever parts they are in; a fault of another kind comes before
-/// them.
+/// them. `None` if the verifier panicked or the runtime ends, which says nothing of the set.
 pub(crate) async fn verify(
     cores: &Cores,
     verifier: Arc<dyn Verifier>,
     duty: Duty,
     set: &ParSignedDataSet,
-) -> Result<Vec<Partial>, VerifyError> {
+) -> Option<Result<Vec<Partial>, VerifyError>> {
     let size = set.len().div_ceil(cores.count()).clamp(1, CHUNK);
     let mut entries = set.iter().map(|(key, data)| (*key, data.clone()));
     let parts = (0..set.len()).step_by(size).map(|_| {
@@ -213,17 +210,18 @@ pub(crate) async fn verify(
         cores.run(move || verifier.verify(duty, &part))
     });
     let (mut partials, mut bad) = (Vec::new(), Vec::new());
-    for result in futures::future::join_all(parts).await {
-        match result.ok_or(VerifyError::Interrupted)? {
+    let results = futures::future::join_all(parts).await;
+    for result in results.into_iter().collect::<Option<Vec<_>>>()? {
+        match result {
             Ok(of_part) if partials.is_empty() => partials = of_part,
             Ok(of_part) => partials.extend(of_part),
             Err(VerifyError::Bad { pubkeys }) => bad.extend(pubkeys),
-            Err(other) => return Err(other),
+            Err(other) => return Some(Err(other)),
         }
     }
-    if bad.is_empty() {
+    Some(if bad.is_empty() {
         Ok(partials)
     } else {
         Err(VerifyError::Bad { pubkeys: bad })
-    }
+    })
 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt, future::join};
 use libp2p::PeerId;
 use pluto_core::{
-    DecodeError, Duty, ParSigEx, PubKey, ShareIdx, Slot,
+    DecodeError, Duty, ParSigEx, ParSignedData, PubKey, ShareIdx, Slot,
     signed::{SignedRandao, When},
     threshold::{Partial, ThresholdStore},
 };
@@ -22,8 +22,8 @@ use pluto_p2p::{
     p2p_context::{View, WhyNotConnected},
 };
 use pluto_parsigex::{
-    BindError, Event, GateError, MAX_CHECKS, MAX_DELIVERED, Members, Refusal, SendError,
-    VerifyError,
+    BindError, BlsVerifier, Event, GateError, MAX_CHECKS, MAX_DELIVERED, Members, Refusal,
+    SendError, Verifier, VerifyError,
 };
 use pluto_testkit::{LIMIT, QUIC, RawPeer, TCP, TRANSPORTS, TestNode, config, within};
 use support::{
@@ -322,6 +322,46 @@ async fn what_was_signed_for_another_epoch_does_not_count_for_a_duty() {
         good,
         "the first delivered"
     );
+}
+
+/// Panics at one slot.
+struct Fragile(BlsVerifier, Duty);
+
+impl Verifier for Fragile {
+    fn verify(
+        &self,
+        duty: Duty,
+        entries: &[(PubKey, ParSignedData)],
+    ) -> Result<Vec<Partial>, VerifyError> {
+        assert_ne!(duty, self.1, "on purpose");
+        self.0.verify(duty, entries)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_that_panics_is_not_the_senders_fault() {
+    let cluster = Cluster::new::<2>(2, 1);
+    let fatal = cluster.sign(0, 1);
+    let verifier = Fragile(cluster.verifier(), fatal.duty);
+    let (mut receiver, mut events) = TestNode::start_observed(
+        config(&cluster.keys[1], &[TCP]),
+        &cluster.ids(),
+        parts(cluster.members(), verifier),
+    )
+    .await;
+    let (sender, _events) = cluster.start_one(0, TCP).await;
+    sender.meets(&receiver);
+
+    broadcast_to_all(&sender, &fatal).await;
+
+    let event = within(events.recv()).await.unwrap();
+    let Event::Unchecked { peer, duty, .. } = event else {
+        panic!("{event:?}");
+    };
+    assert_eq!((peer, duty), (sender.id(), Some(fatal.duty)));
+    let good = cluster.sign(0, 2);
+    broadcast_to_all(&sender, &good).await;
+    assert_eq!(receive(&mut receiver).await.message, good);
 }
 
 #[tokio::test(flavor = "multi_thread")]
