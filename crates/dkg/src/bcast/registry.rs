@@ -167,3 +167,32 @@ impl Registry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::MsgNodeSig;
+
+    #[test]
+    fn ids_are_registered_once_up_to_the_bound_and_until_it_is_closed() {
+        const IDS: [MessageId; MAX_IDS + 1] = [
+            "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15",
+            "16",
+        ];
+        let registry = Registry::default();
+        let register = |id| {
+            let registered = registry.register(id, 3, |_, _, _: &MsgNodeSig| Ok(()));
+            registered.map(drop)
+        };
+        let (last, ids) = IDS.split_last().unwrap();
+
+        for id in ids {
+            assert_eq!(register(id), Ok(()));
+            assert_eq!(register(id), Err(RegisterError::Twice { id }));
+        }
+        assert_eq!(register(last), Err(RegisterError::TooMany));
+        registry.close();
+        assert_eq!(register(ids[0]), Err(RegisterError::Closed));
+        assert!(registry.find(ids[0]).is_none());
+    }
+}
