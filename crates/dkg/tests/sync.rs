@@ -105,6 +105,23 @@ async fn barrier(nodes: &[Member], step: u32) {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_advances_goes_one_step_at_a_time_until_the_end() {
+    let (nodes, _events) = cluster::<2>().await;
+    let token = CancellationToken::new();
+    for expected in 1..=3 {
+        for node in &nodes {
+            assert_eq!(node.handle.client.advance(), Step(expected));
+        }
+        for node in &nodes {
+            let wait = node.handle.server.wait_step(Step(expected), &token);
+            within(wait).await.unwrap();
+        }
+    }
+    within(nodes[0].handle.client.fail("enough")).await;
+    assert_eq!(nodes[0].handle.client.advance(), Step(3));
+}
+
 /// Waits until each has heard that all are done.
 async fn all_shut_down(nodes: &[Member]) {
     let token = CancellationToken::new();

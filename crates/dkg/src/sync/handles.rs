@@ -37,8 +37,19 @@ impl Client {
         Self { shared }
     }
 
-    /// Says that this node works towards barrier `step`. Steps only grow, and by one at a time: the
-    /// others take a greater jump for a restart.
+    /// Goes on by one step and says so: gives the barrier that this node works towards from now on. Once
+    /// the ceremony has ended nothing changes any more.
+    pub fn advance(&self) -> Step {
+        let now = std::time::Instant::now();
+        self.shared.with(|core| {
+            let next = Step(core.step().0.saturating_add(1));
+            core.set_step(next, now);
+            core.step()
+        })
+    }
+
+    /// As [`advance`](Self::advance), to a step of the caller's. Steps only grow, and by one at a time:
+    /// the others take a greater jump for a restart, and end the ceremony with this node's name.
     pub fn set_step(&self, step: Step) {
         let now = std::time::Instant::now();
         self.shared.with(|core| core.set_step(step, now));
