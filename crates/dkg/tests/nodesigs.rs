@@ -12,8 +12,11 @@ use std::time::Duration;
 use futures::future::join_all;
 use libp2p::PeerId;
 use pluto_dkg::nodesigs::{NodeSignatures, NodeSignaturesError, Own};
-use pluto_testkit::{LIMIT, TCP, within};
-use support::{Node, cluster, secret};
+use pluto_p2p::proto::Frame;
+use pluto_testkit::{LIMIT, TCP, ids, key, within};
+use prost::Message;
+use prost_types::Any;
+use support::{Hand, Node, SIG, SigRequest, cluster, meet, secret};
 use tokio::time::Instant;
 
 const LOCK_HASH: [u8; 32] = [9; 32];
@@ -113,6 +116,41 @@ async fn what_comes_before_the_lock_hash_is_known_is_kept() {
         .await
         .unwrap();
     assert_eq!(within(early).await.unwrap().unwrap(), late);
+}
+
+/// As on the wire.
+#[derive(Clone, PartialEq, Message)]
+struct NodeSig {
+    #[prost(bytes = "vec", tag = "1")]
+    signature: Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    peer_index: u32,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_for_another_place_is_not_signed() {
+    let keys: Vec<_> = (0..3).map(|_| key()).collect();
+    let known = ids(&keys);
+    let nodes = [Node::start(&keys[0], &known, TCP, |config| config).await];
+    let hands = [Hand::start(&keys[1], &known, TCP).await];
+    meet(&nodes, &hands).await;
+    let _registered = register(&nodes[0]);
+
+    for (peer_index, is_signed) in [(0, false), (2, false), (1, true)] {
+        let message = NodeSig {
+            signature: vec![1; 65],
+            peer_index,
+        };
+        let request = SigRequest {
+            id: "/charon/dkg/node_sig".to_owned(),
+            message: Some(Any {
+                type_url: "type.googleapis.com/dkg.dkgpb.v1.MsgNodeSig".to_owned(),
+                value: message.encode_to_vec(),
+            }),
+        };
+        let answer = hands[0].call(nodes[0].id(), SIG, Frame::encode(&request));
+        assert_eq!(answer.await.is_ok(), is_signed, "place {peer_index}");
+    }
 }
 
 fn register(node: &Node) -> NodeSignatures {
