@@ -729,7 +729,7 @@ impl Core {
         }
     }
 
-    /// The peer has been sent why the ceremony ended.
+    /// The peer has spoken again since it was told why the ceremony ended.
     pub(crate) fn on_end_told(&mut self, peer: PeerId) {
         if let Some(at) = self.at(peer)
             && !self.peers[at].knows_end

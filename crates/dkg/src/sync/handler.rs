@@ -217,6 +217,7 @@ async fn say(mut claim: Claim, stream: Stream, release: CancellationToken) {
     let mut stall = Box::pin(sleep(STALL));
     let mut due = true;
     let mut last = false;
+    let mut told = false;
     loop {
         // Charon takes one message at a time. Who a peer is may become known while the stream is open.
         let may_say =
@@ -262,6 +263,10 @@ async fn say(mut claim: Claim, stream: Stream, release: CancellationToken) {
                     let _ = timeout(STALL, writer.close()).await;
                     return;
                 }
+                // Once more and at once: whoever told us waits to see that we know.
+                if !answer.error.is_empty() && !std::mem::replace(&mut told, true) {
+                    due = true;
+                }
                 stall.as_mut().reset(tokio::time::Instant::now() + STALL);
                 reply = Box::pin(read_reply(reader));
             }
@@ -299,12 +304,17 @@ async fn hear(listening: Listening, mut stream: Stream) -> Result<(), Rejection>
         stream: number,
     } = &listening;
     let mut verified: Option<bytes::Bytes> = None;
+    let mut told = false;
     loop {
         let message: MsgSync = match wire::read(&mut stream, IDLE).await {
             Ok(message) => message,
             Err(proto::Error::Empty) => return Ok(()),
             Err(error) => return Err(Rejection::Read(error)),
         };
+        // What was flushed may not have left this host yet; what comes after it says that it arrived.
+        if told {
+            shared.with(|core| core.on_end_told(*peer));
+        }
         // One check a stream: a peer signs once.
         let signature: Result<(), SignatureFault> =
             if verified.as_ref() == Some(&message.hash_signature) {
@@ -325,7 +335,7 @@ async fn hear(listening: Listening, mut stream: Stream) -> Result<(), Rejection>
         let Verdict::Answer { error, close } = verdict else {
             return Ok(());
         };
-        let told = !error.is_empty();
+        told |= !error.is_empty();
         let answer = wire::frame(&wire::response(&message, error));
         let write = async {
             stream.write_all(&answer).await?;
@@ -335,9 +345,6 @@ async fn hear(listening: Listening, mut stream: Stream) -> Result<(), Rejection>
             .await
             .map_err(|_| Rejection::WriteTimeout)?
             .map_err(Rejection::Write)?;
-        if told {
-            shared.with(|core| core.on_end_told(*peer));
-        }
         if close {
             let _ = timeout(STALL, stream.close()).await;
             return Ok(());
