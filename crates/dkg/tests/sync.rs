@@ -270,7 +270,7 @@ async fn who_ends_the_ceremony_is_heard_by_all() {
     let began = Instant::now();
     within(nodes[0].handle.client.fail("the disk is full")).await;
     assert!(
-        began.elapsed() < Duration::from_millis(900),
+        began.elapsed() < Duration::from_millis(600),
         "all were told"
     );
     let (reasons, _) = ends(&nodes[1..]).await;

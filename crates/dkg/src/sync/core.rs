@@ -729,8 +729,15 @@ impl Core {
         }
     }
 
-    /// The peer has spoken again since it was told why the ceremony ended.
-    pub(crate) fn on_end_told(&mut self, peer: PeerId) {
+    /// The peer has been sent why the ceremony ended. A Charon says nothing after it, for seconds.
+    pub(crate) fn on_end_sent(&mut self, peer: PeerId) {
+        if !self.is_pluto(peer) {
+            self.on_end_known(peer);
+        }
+    }
+
+    /// It has spoken again since then.
+    pub(crate) fn on_end_known(&mut self, peer: PeerId) {
         if let Some(at) = self.at(peer)
             && !self.peers[at].knows_end
         {

@@ -313,7 +313,7 @@ async fn hear(listening: Listening, mut stream: Stream) -> Result<(), Rejection>
         };
         // What was flushed may not have left this host yet; what comes after it says that it arrived.
         if told {
-            shared.with(|core| core.on_end_told(*peer));
+            shared.with(|core| core.on_end_known(*peer));
         }
         // One check a stream: a peer signs once.
         let signature: Result<(), SignatureFault> =
@@ -345,6 +345,9 @@ async fn hear(listening: Listening, mut stream: Stream) -> Result<(), Rejection>
             .await
             .map_err(|_| Rejection::WriteTimeout)?
             .map_err(Rejection::Write)?;
+        if told {
+            shared.with(|core| core.on_end_sent(*peer));
+        }
         if close {
             let _ = timeout(STALL, stream.close()).await;
             return Ok(());

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// How long the others have to fetch why the ceremony ended: they ask each 100 ms.
-const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_millis(700);
 
 /// What this node tells the others. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -64,8 +64,8 @@ impl Client {
     /// Ends the ceremony for everybody, with words that every other operator will read; at most
     /// [`MAX_TEXT`] bytes of them are sent. If it has ended already, that reason stays.
     ///
-    /// Resolves once all who are there have shown that they know, after a second at the latest. Keep the
-    /// node until then. It ends at once even if this is dropped.
+    /// Resolves once all who are there have shown that they know, after 0.7 s at the latest. Keep the node
+    /// until then. It ends at once even if this is dropped.
     pub fn fail(&self, text: &str) -> impl Future<Output = ()> + Send + use<> {
         let text = tame(text, MAX_TEXT);
         self.shared.with(|core| core.end(Reason::Ours { text }));

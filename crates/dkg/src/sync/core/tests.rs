@@ -655,8 +655,8 @@ fn a_text_in_a_reply_ends_the_ceremony_in_its_words() {
         "{error}"
     );
     assert!(!core.progress().all_know_end());
-    core.on_end_told(other);
-    core.on_end_told(peer);
+    core.on_end_known(other);
+    core.on_end_known(peer);
     assert!(core.progress().all_know_end());
 }
 
