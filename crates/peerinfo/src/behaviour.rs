@@ -24,7 +24,7 @@ use pluto_p2p::{
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::{ClockOffset, Finding, Info, InfoError, Local, Metrics, TIMEOUT};
+use crate::{ClockOffset, Finding, Info, InfoError, Local, MIN_INTERVAL, Metrics, TIMEOUT};
 
 /// The behaviour.
 pub type Behaviour = Feature<Rules>;
@@ -120,7 +120,7 @@ impl Rules {
         Self {
             context,
             local: config.local,
-            interval: config.interval,
+            interval: config.interval.max(MIN_INTERVAL),
             metrics: config.metrics,
             exchange,
             inbound,

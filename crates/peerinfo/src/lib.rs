@@ -33,6 +33,8 @@ pub use self::{
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/charon/peerinfo/2.0.0");
 /// How often each peer is asked; Charon's value.
 pub const INTERVAL: Duration = Duration::from_secs(60);
+/// The shortest interval: what is shorter, nothing at all among it, counts as this. Chosen freely.
+pub const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// The longest message that is read. An honest one has about 150 bytes.
 pub const MAX_FRAME: usize = 4 << 10;
 /// How long reading a message may take; Charon's value.
@@ -47,7 +49,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(12);
 pub struct Config {
     /// What others are told.
     pub local: Local,
-    /// How often each peer is asked, beside at once.
+    /// How often each peer is asked, beside at once; [`MIN_INTERVAL`] at least.
     pub interval: Duration,
     /// Where what is learned is counted.
     pub metrics: Option<Metrics>,
