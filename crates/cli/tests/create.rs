@@ -20,6 +20,9 @@ use pluto_eth::network::Network;
 #[allow(dead_code, reason = "not every test has a use for everything")]
 mod server;
 
+mod common;
+
+use common::copy_dir;
 use server::{Answer, Server};
 
 const ADDRESS: &str = "0x321DcB529F3945Bc94fecEA9D3BC5CAF35253B94";
@@ -382,19 +385,6 @@ fn a_wrong_lock_or_another_cluster_is_refused_unless_that_is_wanted() {
         assert!(stderr(&combined).contains(told), "{combined:?}");
     }
     assert_eq!(fs::read_dir(&out).unwrap().count(), 4);
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_dir(&path, &target);
-        } else {
-            fs::copy(&path, &target).unwrap();
-        }
-    }
 }
 
 /// Secret keys are in what a run has written so far.

@@ -23,6 +23,10 @@ use pluto_eth::{
 };
 use serde_json::Value;
 
+mod common;
+
+use common::copy_dir;
+
 const CLUSTERS: [&str; 3] = [
     "create-v1.11-n4-compounding",
     "dkg-v1.10-n4-t3-v2",
@@ -1190,20 +1194,6 @@ fn flip(hex_text: &mut Value) {
     let mut bytes = hex::decode(&text[2..]).unwrap();
     bytes[10] ^= 1;
     *hex_text = format!("0x{}", hex::encode(bytes)).into();
-}
-
-/// Copies with modes that let the copy be damaged.
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_dir(&path, &target);
-        } else {
-            fs::write(&target, fs::read(&path).unwrap()).unwrap();
-        }
-    }
 }
 
 fn name(path: &Path) -> String {

@@ -14,6 +14,8 @@
 //! - **Disconnect:** before step 1 operators come and go. From then on a lost one has
 //!   [`Config::peer_grace`] to take a dial, and [`Config::silence`] to say something; both are shown as
 //!   [`News::Missing`] at once, and the end is a [`Reason`] with the peer and the step.
+//! - **End:** who ends waits, 0.7 s at most, until all who are there know why: a node of ours says one more
+//!   message when it is told, or its stream ends; of a Charon it is enough that the reason was sent.
 //! - **Cancellation:** waits may be dropped at any await. Dropping the behaviour ends them all.
 
 mod behaviour;

@@ -661,6 +661,21 @@ fn a_text_in_a_reply_ends_the_ceremony_in_its_words() {
 }
 
 #[test]
+fn a_node_of_ours_knows_the_end_when_it_speaks_again_and_a_charon_when_it_was_sent() {
+    let (mut core, [ours, charon]) = met::<2>(Instant::now());
+    let kind = Kind::Charon(CharonVersion::V1_11);
+    core.on_identified(charon, Who { kind, ..pluto() });
+    let text = "enough".to_owned();
+    core.end(Reason::Ours { text });
+
+    core.on_end_sent(charon);
+    core.on_end_sent(ours);
+    assert!(!core.progress().all_know_end());
+    core.on_end_known(ours);
+    assert!(core.progress().all_know_end());
+}
+
+#[test]
 fn who_has_finished_is_not_missed_and_who_has_not_is() {
     let t0 = Instant::now();
     let done = Heard {
